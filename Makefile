@@ -1,0 +1,28 @@
+# Everything runs in .venv, which `make setup` makes; each target sets up what it needs.
+BIN := .venv/bin
+PYTHON ?= python3
+
+.PHONY: setup demo test check format
+
+setup:
+	@PYTHON=$(PYTHON) tools/setup
+
+# The main job on real input: set-up, a real teacher, a trained student, a report.
+demo: setup
+	@$(BIN)/python assets/faq/get_model.py
+	@$(BIN)/distill run faq
+	@$(BIN)/distill report faq
+
+test: setup
+	@$(BIN)/python assets/faq/get_model.py
+	@$(BIN)/pytest -q
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .

@@ -1,0 +1,120 @@
+"""The `distill` command: what `dg` and the Dagster UI do not give."""
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from distill_dagster.errors import DistillError
+from distill_dagster.project import Distillation, Project, find_project
+
+
+class _Group(click.Group):
+    """Shows the package's errors as one message, not as a traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except DistillError as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(1)
+
+
+@click.group(cls=_Group)
+@click.option("--project", metavar="FOLDER", help="The project: a folder with `assets/` in it.")
+@click.version_option(package_name="distill-dagster")
+@click.pass_context
+def main(ctx: click.Context, project: str | None) -> None:
+    """Distil language models as Dagster assets declared in YAML.
+
+    The project is FOLDER, else DISTILL_PROJECT, else the nearest folder upward with `assets/` in it.
+    """
+    ctx.obj = project
+
+
+def _project(ctx: click.Context) -> Project:
+    return find_project(ctx.obj)
+
+
+def _distillation(ctx: click.Context, name: str) -> Distillation:
+    return _project(ctx).distillation(name)
+
+
+@main.command()
+@click.argument("name")
+@click.pass_context
+def new(ctx: click.Context, name: str) -> None:
+    """Scaffold assets/NAME with a commented defs.yaml."""
+    from distill_dagster.graph.scaffold import write_scaffold
+
+    for path in write_scaffold(_project(ctx).root / "assets" / name):
+        click.echo(f"wrote {path}")
+    click.echo(f"edit it, then: distill run {name}")
+
+
+@main.command()
+@click.argument("name")
+@click.option(
+    "--partition", "partitions", multiple=True, metavar="P", help="Only this partition, up to its teacher outputs."
+)
+@click.option("--student", "students", multiple=True, metavar="S", help="Only this student.")
+@click.option(
+    "--until",
+    type=click.Choice(["prompts", "teacher_outputs", "dataset", "student", "evaluation"]),
+    default="evaluation",
+    help="The last kind of asset to make.",
+)
+@click.pass_context
+def run(ctx: click.Context, name: str, partitions: Sequence[str], students: Sequence[str], until: str) -> None:
+    """Make what changed, and nothing else, in this process."""
+    from distill_dagster.commands.run import run_distillation
+    from distill_dagster.plan import Asset, Request
+
+    request = Request(partitions or None, students or None, Asset(until))
+    sys.exit(run_distillation(_distillation(ctx, name), request))
+
+
+@main.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.pass_context
+def status(ctx: click.Context, name: str, as_json: bool) -> None:
+    """Show where each asset stands."""
+    from distill_dagster.commands.status import print_status, status_of
+
+    print_status(status_of(_distillation(ctx, name)), as_json=as_json)
+
+
+@main.command()
+@click.argument("name")
+@click.option("--student", metavar="S", help="The student; default: the only or first one.")
+@click.pass_context
+def report(ctx: click.Context, name: str, student: str | None) -> None:
+    """Print the path of the newest report."""
+    from distill_dagster.commands.status import newest_report
+
+    click.echo(newest_report(_distillation(ctx, name), student))
+
+
+@main.command(name="try")
+@click.argument("name")
+@click.argument("text")
+@click.option("--student", metavar="S", help="The student; default: the only or first one.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.pass_context
+def try_(ctx: click.Context, name: str, text: str, student: str | None, as_json: bool) -> None:
+    """Answer TEXT with student, undistilled base and teacher."""
+    from distill_dagster.commands.trying import print_answers, try_prompt
+
+    print_answers(try_prompt(_distillation(ctx, name), text, student), as_json=as_json)
+
+
+@main.command()
+@click.option("--port", default=3000, show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.pass_context
+def ui(ctx: click.Context, port: int, host: str) -> None:
+    """Open the Dagster UI and daemon on the instance that `distill run` writes to."""
+    from distill_dagster.graph.instance_home import serve
+
+    serve(_project(ctx), host, port)

@@ -1,0 +1,98 @@
+"""Numbers as a reader sees them: real minus signs, thin units, and an en dash for what is undefined."""
+
+import math
+
+from distill_dagster.evaluation.model import System, Unit
+from distill_dagster.evaluation.statistics import Estimate, Method
+
+UNDEFINED = "–"
+
+SYSTEM_LABELS = {
+    System.TEACHER: "Teacher",
+    System.STUDENT: "Student",
+    System.BASE: "Base",
+    System.MOST_FREQUENT: "Most frequent token",
+    System.BIGRAM: "Bigram table",
+}
+METHOD_LABELS = {
+    Method.CLUSTER_BOOTSTRAP: "cluster bootstrap",
+    Method.CLUSTER_T: "cluster t",
+    Method.TOO_FEW_CLUSTERS: "no interval: fewer than two groups",
+    Method.NO_VARIANCE: "no interval: every group has the same value",
+    Method.NOT_FINITE: "undefined: not every row's value is finite",
+    Method.NO_DATA: "no rows",
+}
+UNIT_LABELS: dict[Unit, str] = {
+    "score": "",
+    "share": "",
+    "nats_per_token": "nats per token",
+    "ratio": "",
+    "tokens": "",
+}
+_DECIMALS: dict[Unit, int] = {"score": 3, "share": 1, "nats_per_token": 3, "ratio": 2, "tokens": 1}
+_NBSP = "\N{NO-BREAK SPACE}"
+
+
+def number(value: float | None, decimals: int, *, signed: bool = False) -> str:
+    """A decimal number; `–` for None and what is not finite."""
+    if value is None or not math.isfinite(value):
+        return UNDEFINED
+    text = f"{value:+,.{decimals}f}" if signed else f"{value:,.{decimals}f}"
+    if float(text.replace(",", "")) == 0:
+        text = text.lstrip("+-")  # a rounded zero has no sign
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def count(value: int | None) -> str:
+    """A whole number with thousands separators; `–` for None."""
+    return UNDEFINED if value is None else f"{value:,}"
+
+
+def quantity(value: float | None, unit: Unit, *, signed: bool = False) -> str:
+    """A value in its unit; shares are shown in percent, their differences in percentage points."""
+    scaled = value * 100 if unit == "share" and value is not None else value
+    text = number(scaled, _DECIMALS[unit], signed=signed)
+    if unit == "share" and text != UNDEFINED:
+        return f"{text}{_NBSP}{'pp' if signed else '%'}"
+    return text
+
+
+def interval(estimate: Estimate, unit: Unit, *, signed: bool = False) -> str:
+    """`[low, high]` in the unit's scale; `–` where there is none."""
+    if estimate.interval is None:
+        return UNDEFINED
+    scale = 100 if unit == "share" else 1
+    ends = [number(end * scale, _DECIMALS[unit], signed=signed) for end in estimate.interval]
+    return f"[{ends[0]},{_NBSP}{ends[1]}]"
+
+
+def rows_in_groups(estimate: Estimate) -> str:
+    """`n = 71 rows in 65 groups`, without a line break after `n`."""
+    rows = f"{count(estimate.n)} row{'' if estimate.n == 1 else 's'}"
+    groups = f"{count(estimate.n_clusters)} group{'' if estimate.n_clusters == 1 else 's'}"
+    return f"n{_NBSP}={_NBSP}{rows} in {groups}"
+
+
+def size(value_bytes: float | None) -> str:
+    """Bytes in the largest binary unit below them."""
+    if value_bytes is None:
+        return UNDEFINED
+    for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if value_bytes >= scale:
+            return f"{number(value_bytes / scale, 1)}{_NBSP}{unit}"
+    return f"{count(round(value_bytes))}{_NBSP}B"
+
+
+def parameters(value: int | None) -> str:
+    """A parameter count: `134.5 M`."""
+    if value is None:
+        return UNDEFINED
+    for unit, scale in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if value >= scale:
+            return f"{number(value / scale, 1)}{_NBSP}{unit}"
+    return count(value)
+
+
+def join_words(items: list[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else "".join(items)

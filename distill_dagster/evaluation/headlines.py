@@ -1,0 +1,118 @@
+"""The sentences at the top of a report: each follows from a measured difference and its interval, and says no more."""
+
+from collections.abc import Sequence
+
+from distill_dagster.evaluation.formatting import (
+    METHOD_LABELS,
+    SYSTEM_LABELS,
+    UNIT_LABELS,
+    count,
+    interval,
+    quantity,
+    rows_in_groups,
+)
+from distill_dagster.evaluation.metrics import METRICS
+from distill_dagster.evaluation.model import Counts, Identity, Measure, System
+from distill_dagster.evaluation.statistics import Estimate
+from distill_dagster.spec.evaluation import GateSpec
+
+_NAMES = {
+    System.BASE: "its undistilled base",
+    System.TEACHER: "its teacher",
+    System.BIGRAM: "a bigram table of the training answers",
+    System.MOST_FREQUENT: "always guessing the most frequent token",
+}
+
+
+def headlines(
+    identity: Identity,
+    counts: Counts,
+    primary: str,
+    quality: Sequence[Measure],
+    fidelity: Sequence[Measure],
+    health: Sequence[Measure],
+) -> list[str]:
+    """Findings in the order in which a reader asks: fidelity, quality, the low bars, the warnings."""
+    by_name = {measure.name: measure for measure in fidelity}
+    closeness = by_name.get("forward_kl") or by_name[primary]
+    context = "to the teacher" if closeness.name == "forward_kl" else "against the teacher’s answers"
+    sentences = [compare(closeness, System.BASE, context)]
+    if counts.rows_with_reference:
+        measure = next(m for m in quality if m.name == primary)
+        against = "against the human references"
+        sentences += [compare(measure, System.TEACHER, against), compare(measure, System.BASE, against)]
+    else:
+        sentences.append("No test row has a human reference: quality is not measured, only closeness to the teacher.")
+    if "top1" in by_name:
+        sentences.append(compare(by_name["top1"], System.BIGRAM, "with the teacher"))
+    return [s for s in [*sentences, *_warnings(identity, counts, health)] if s is not None]
+
+
+def compare(measure: Measure, other: System, context: str) -> str | None:
+    """Whether the student beats `other` on a measure, from the paired interval; None where it was not compared."""
+    difference = measure.comparison(System.STUDENT, other)
+    if difference is None:
+        return None
+    subject = f"{_NAMES[other]} on {_label(measure)} {context}"
+    evidence = _evidence(measure, other, difference)
+    verdict = is_better(measure, difference)
+    if difference.interval is None:
+        return f"Nothing can be said of the student and {subject}: {evidence}."
+    if verdict is None:
+        return f"Whether the student beats {subject} is undecided: {evidence}."
+    return f"The student {'beats' if verdict else 'falls behind'} {subject}: {evidence}."
+
+
+def is_better(measure: Measure, difference: Estimate) -> bool | None:
+    """True or False where the whole interval lies on one side of zero; None where it does not, or neither is better."""
+    if measure.higher_is_better is None or difference.low is None or difference.high is None:
+        return None
+    if difference.low > 0:
+        return measure.higher_is_better
+    return not measure.higher_is_better if difference.high < 0 else None
+
+
+def gate_statement(gate: GateSpec) -> str:
+    """The gate as declared, and why it has no verdict."""
+    return (
+        f"Declared: {METRICS[gate.metric].label} may fall at most {gate.max_degradation:g} below the teacher’s. "
+        "Not decided: a gate is decided on a golden set of human-verified prompts and references, "
+        "and this evaluation had none."
+    )
+
+
+def _label(measure: Measure) -> str:
+    return measure.label if measure.name in METRICS else measure.label[:1].lower() + measure.label[1:]
+
+
+def _evidence(measure: Measure, other: System, difference: Estimate) -> str:
+    values = [_single(measure.systems[system], measure, difference) for system in (System.STUDENT, other)]
+    unit = f" {UNIT_LABELS[measure.unit]}" if UNIT_LABELS[measure.unit] else ""
+    shown = quantity(difference.value, measure.unit, signed=True)
+    span = f"({METHOD_LABELS[difference.method]})"
+    if difference.interval is not None:
+        span = interval(difference, measure.unit, signed=True)
+    return f"{values[0]} vs {values[1]}{unit}, difference {shown} {span}, {rows_in_groups(difference)}"
+
+
+def _single(estimate: Estimate, measure: Measure, difference: Estimate) -> str:
+    own_rows = f" (n = {count(estimate.n)})" if estimate.n != difference.n else ""
+    return quantity(estimate.value, measure.unit) + own_rows
+
+
+def _warnings(identity: Identity, counts: Counts, health: Sequence[Measure]) -> list[str]:
+    sentences = []
+    no_stop = next(m for m in health if m.name == "no_stop").systems[System.STUDENT]
+    if no_stop.value:
+        span = f" {interval(no_stop, 'share')}" if no_stop.interval else ""
+        sentences.append(
+            f"{quantity(no_stop.value, 'share')}{span} of the student’s answers were cut off by the limit of "
+            f"{count(identity.decoding.max_tokens)} tokens, {rows_in_groups(no_stop)}."
+        )
+    for name, rows in counts.unanswered.items():
+        if rows:
+            label = SYSTEM_LABELS[System(name)].lower()
+            sentences.append(f"The {label} left {count(rows)} test rows unanswered; each scores 0.")
+    if identity.base_is_pruned:
+        sentences.append(f"The base is the {identity.base_label}.")
+    return sentences

@@ -1,0 +1,164 @@
+"""Joins the test split with what student and base answered: one scored row per prompt, sample and model.
+
+Every number of a report can be computed again from this table alone.
+"""
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from distill_dagster.errors import EvaluationError
+from distill_dagster.evaluation.metrics import METRICS, Metric, length_ratio, repetition_rate
+from distill_dagster.evaluation.model import COUNT_BASELINES, System
+
+KEY = ["prompt_id", "sample"]
+ROW_COLUMNS = [*KEY, "group_id", "partition", "text", "reference", "completion"]
+BASE_COLUMNS: dict[str, pl.DataType] = {
+    "prompt_id": pl.String(),
+    "sample": pl.Int32(),
+    "model": pl.String(),
+    "group_id": pl.String(),
+    "partition": pl.String(),
+    "text": pl.String(),
+    "reference": pl.String(),
+    "prediction": pl.String(),
+    "tokens": pl.Int32(),
+    "stopped": pl.Boolean(),
+    "repetition_rate": pl.Float64(),
+    "length_ratio": pl.Float64(),
+    "kl_sum": pl.Float64(),
+    "top1_hits": pl.Int32(),
+    "kl_tokens": pl.Int32(),
+}
+
+
+def vs_teacher(metric: str) -> str:
+    """The column with a metric's score against the teacher's answer."""
+    return f"{metric}_vs_teacher"
+
+
+def vs_reference(metric: str) -> str:
+    """The column with a metric's score against the human reference."""
+    return f"{metric}_vs_reference"
+
+
+def logical_columns(metrics: Sequence[str]) -> list[str]:
+    """The columns of `build_predictions`; all of them are part of an evaluation's version, none is a timing."""
+    return [*BASE_COLUMNS, *(column for name in metrics for column in (vs_teacher(name), vs_reference(name)))]
+
+
+def build_predictions(
+    test: pl.DataFrame, generated: pl.DataFrame, fidelity: pl.DataFrame | None, metrics: Sequence[str]
+) -> pl.DataFrame:
+    """Scores every answer; columns as in `logical_columns`, sorted by prompt_id, sample, model.
+
+    Models: teacher (its stored completion), student and base; with a local teacher also the count baselines
+    most_frequent and bigram, which guess next tokens and answer nothing. A test row that a model left
+    unanswered has a null prediction and scores 0 on every text metric.
+
+    Args:
+        test: DATASET columns.
+        generated: GENERATED columns.
+        fidelity: FIDELITY columns, or None with a hosted teacher.
+        metrics: names in `METRICS`.
+
+    Raises:
+        EvaluationError: the test split is empty, the student answered nothing, or rows are not the test split's.
+    """
+    _check(test, generated, fidelity)
+    rows = test.select(ROW_COLUMNS)
+    frames = [_teacher(test), *(_answers(rows, generated, model) for model in (System.STUDENT, System.BASE))]
+    frames += [_answers(rows, generated, model) for model in COUNT_BASELINES if _has(fidelity, model)]
+    answered = pl.concat(frame for frame in frames if frame is not None)
+    joined = _with_fidelity(answered, fidelity)
+    scored = joined.with_columns(*_health(joined), *(s for m in metrics for s in _scores(joined, METRICS[m])))
+    schema = {**BASE_COLUMNS, **{c: pl.Float64() for c in logical_columns(metrics) if c not in BASE_COLUMNS}}
+    return scored.select(pl.col(name).cast(kind) for name, kind in schema.items()).sort(*KEY, "model")
+
+
+def _check(test: pl.DataFrame, generated: pl.DataFrame, fidelity: pl.DataFrame | None) -> None:
+    if test.is_empty():
+        raise EvaluationError(
+            "the test split has no rows, so there is nothing to evaluate on; raise `prompts.split.test` or add prompts"
+        )
+    if not _has(generated, System.STUDENT):
+        raise EvaluationError("the predictions have no answer of the student; materialise the evaluation again")
+    for name, frame in (("answers", generated), ("fidelity rows", fidelity)):
+        if frame is None:
+            continue
+        strangers = frame.join(test, on=KEY, how="anti")
+        if len(strangers):
+            example = strangers.item(0, "prompt_id")
+            raise EvaluationError(
+                f"{len(strangers)} {name} are on prompts outside the test split (first: {example}); "
+                "they belong to another dataset version: materialise the evaluation again"
+            )
+        if frame.select(*KEY, "model").is_duplicated().any():
+            raise EvaluationError(f"two {name} of one model on one prompt and sample; materialise the evaluation again")
+
+
+def _has(frame: pl.DataFrame | None, model: System) -> bool:
+    return frame is not None and bool((frame["model"] == model.value).any())
+
+
+def _teacher(test: pl.DataFrame) -> pl.DataFrame:
+    """The stored completions; a hosted teacher's tokens are unknown, and why it stopped is not in the dataset."""
+    return test.select(
+        *ROW_COLUMNS,
+        model=pl.lit(System.TEACHER.value),
+        prediction=pl.col("completion"),
+        tokens=pl.col("completion_ids").list.len().cast(pl.Int32),
+        stopped=pl.lit(None, dtype=pl.Boolean),
+    )
+
+
+def _answers(rows: pl.DataFrame, generated: pl.DataFrame, model: System) -> pl.DataFrame | None:
+    if model in (System.STUDENT, System.BASE) and not _has(generated, model):
+        return None
+    own = generated.filter(pl.col("model") == model.value).select(
+        *KEY, "prediction", pl.col("tokens").cast(pl.Int32), "stopped"
+    )
+    joined = rows.join(own, on=KEY, how="left").with_columns(model=pl.lit(model.value))
+    return joined.select(*ROW_COLUMNS, "model", "prediction", "tokens", "stopped")
+
+
+def _with_fidelity(answered: pl.DataFrame, fidelity: pl.DataFrame | None) -> pl.DataFrame:
+    if fidelity is None:
+        return answered.with_columns(
+            kl_sum=pl.lit(None, dtype=pl.Float64),
+            top1_hits=pl.lit(None, dtype=pl.Int32),
+            kl_tokens=pl.lit(None, dtype=pl.Int32),
+        )
+    own = fidelity.select(*KEY, "model", "kl_sum", "top1_hits", kl_tokens=pl.col("tokens"))
+    return answered.join(own, on=[*KEY, "model"], how="left")
+
+
+def _health(joined: pl.DataFrame) -> list[pl.Series]:
+    predictions, completions = joined["prediction"].to_list(), joined["completion"].to_list()
+    repeated = [None if text is None else repetition_rate(text) for text in predictions]
+    ratios = [
+        None if text is None else length_ratio(text, teacher)
+        for text, teacher in zip(predictions, completions, strict=True)
+    ]
+    return [
+        pl.Series("repetition_rate", repeated, dtype=pl.Float64),
+        pl.Series("length_ratio", ratios, dtype=pl.Float64),
+    ]
+
+
+def _scores(joined: pl.DataFrame, metric: Metric) -> list[pl.Series]:
+    models = joined["model"].to_list()
+    predictions = joined["prediction"].to_list()
+    guessing = {model.value for model in COUNT_BASELINES}
+
+    def column(name: str, against: str, not_of: set[str]) -> pl.Series:
+        values = [
+            None if target is None or model in not_of else 0.0 if text is None else metric.score(text, target)
+            for model, text, target in zip(models, predictions, joined[against].to_list(), strict=True)
+        ]
+        return pl.Series(name, values, dtype=pl.Float64)
+
+    return [
+        column(vs_teacher(metric.name), "completion", guessing | {System.TEACHER.value}),
+        column(vs_reference(metric.name), "reference", guessing),
+    ]

@@ -1,0 +1,104 @@
+"""Renders an evaluation as one self-contained page: no script, no request, every text escaped."""
+
+from functools import lru_cache
+
+import polars as pl
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
+from distill_dagster.evaluation import formatting
+from distill_dagster.evaluation.headlines import is_better
+from distill_dagster.evaluation.metrics import METRICS
+from distill_dagster.evaluation.model import (
+    ANSWERING,
+    EvaluationReport,
+    Measure,
+    System,
+)
+from distill_dagster.evaluation.plots import bar_plot, interval_plot, loss_plot
+from distill_dagster.evaluation.statistics import BOOTSTRAP_MIN_CLUSTERS, BOOTSTRAP_RESAMPLES, Estimate, Method
+from distill_dagster.evaluation.view import cards, side_by_side
+
+TEMPLATE = "report.html.j2"
+Measurements = dict[str, dict[str, dict[str, float]]]
+# C0 controls (but tab and newline) and DEL have no meaning in HTML: shown as their Unicode pictures.
+_CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {127: 0x2421}
+_METHOD_MARKS = {Method.CLUSTER_BOOTSTRAP: "boot", Method.CLUSTER_T: "t"}
+
+
+def render_html(report: EvaluationReport, predictions: pl.DataFrame, measurements: Measurements) -> str:
+    """The page of a report.
+
+    Args:
+        report: the evaluation.
+        predictions: its predictions, for the texts shown side by side.
+        measurements: as in measurements.json.
+    """
+    fidelity = {measure.name: measure for measure in report.fidelity}
+    text_measures = [measure for measure in report.fidelity if measure.name in METRICS]
+    quality_plot = interval_plot(report.quality, "Text metrics against the human references")
+    source = _template().render(
+        report=report,
+        cards=cards(report, measurements["prediction"]),
+        measurements=measurements,
+        primary_label=METRICS[report.primary_metric].label,
+        worst=side_by_side(predictions, report.samples.worst, report.primary_metric),
+        fixed=side_by_side(predictions, report.samples.fixed, report.primary_metric),
+        quality_plot=quality_plot if report.counts.rows_with_reference else "",
+        closeness_plot=interval_plot(text_measures, "Text metrics against the teacher’s answers"),
+        token_plots=[bar_plot(fidelity[name]) for name in ("top1", "forward_kl") if name in fidelity],
+        loss_plot=loss_plot(report.training),
+    )
+    return source.translate(_CONTROL_PICTURES)
+
+
+@lru_cache(maxsize=1)
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("distill_dagster.evaluation"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(
+        ANSWERING=ANSWERING,
+        BOOTSTRAP_MIN_CLUSTERS=BOOTSTRAP_MIN_CLUSTERS,
+        BOOTSTRAP_RESAMPLES=BOOTSTRAP_RESAMPLES,
+        METRICS=METRICS,
+        System=System,
+        UNDEFINED=formatting.UNDEFINED,
+        UNIT_LABELS=formatting.UNIT_LABELS,
+        system_label=lambda system: formatting.SYSTEM_LABELS[System(system)],
+        count=formatting.count,
+        number=formatting.number,
+        quantity=formatting.quantity,
+        interval=formatting.interval,
+        parameters=formatting.parameters,
+        size=formatting.size,
+        basis=_basis,
+        method_label=lambda estimate: formatting.METHOD_LABELS[estimate.method],
+        verdict=_verdict,
+        measured=_measured,
+    )
+    return environment.get_template(TEMPLATE)
+
+
+def _basis(estimate: Estimate) -> str:
+    """`n 71/65 · boot`: rows, groups and method, in the space of a table cell."""
+    mark = _METHOD_MARKS.get(estimate.method, "no interval")
+    return f"n {formatting.count(estimate.n)}/{formatting.count(estimate.n_clusters)} · {mark}"
+
+
+def _verdict(measure: Measure, difference: Estimate) -> str:
+    """`better`, `worse` or `undecided`; empty where neither direction is better."""
+    if measure.higher_is_better is None or difference.value is None:
+        return ""
+    better = is_better(measure, difference)
+    return "undecided" if better is None else "better" if better else "worse"
+
+
+def _measured(name: str, value: float) -> str:
+    """A measurement by the unit in its name."""
+    if name.endswith("_bytes"):
+        return formatting.size(value)
+    return formatting.count(round(value)) if float(value).is_integer() else formatting.number(value, 1)

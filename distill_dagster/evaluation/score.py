@@ -1,0 +1,163 @@
+"""Turns predictions into the report: counts, tables, headline sentences and the rows worth reading."""
+
+import hashlib
+import math
+
+import polars as pl
+
+from distill_dagster.evaluation.headlines import gate_statement, headlines
+from distill_dagster.evaluation.model import (
+    Counts,
+    Decoding,
+    DroppedCount,
+    EvaluationInputs,
+    EvaluationReport,
+    GateDeclaration,
+    Identity,
+    SampleRow,
+    Samples,
+    System,
+    TrainingFacts,
+)
+from distill_dagster.evaluation.predictions import KEY, vs_reference, vs_teacher
+from distill_dagster.evaluation.statistics import DEFAULT_SEED
+from distill_dagster.evaluation.tables import Scored, fidelity_table, health_table, quality_table
+from distill_dagster.jobs import TrainResult
+from distill_dagster.spec.students import BaseSpec
+
+SAMPLES_EACH = 5
+
+
+def evaluate(inputs: EvaluationInputs, predictions: pl.DataFrame) -> EvaluationReport:
+    """The report of one student; equal inputs and predictions give an equal report.
+
+    Args:
+        inputs: what the evaluation is made from.
+        predictions: what `build_predictions` made of it.
+    """
+    spec = inputs.spec.evaluation
+    primary = spec.gate.metric if spec.gate else spec.metrics[0]
+    scored = Scored(predictions, spec.confidence, DEFAULT_SEED)
+    quality = quality_table(scored, spec.metrics)
+    fidelity = fidelity_table(scored, spec.metrics)
+    health = health_table(scored)
+    identity, counts = _identity(inputs), _counts(inputs, predictions)
+    return EvaluationReport(
+        identity=identity,
+        headlines=headlines(identity, counts, primary, quality, fidelity, health),
+        counts=counts,
+        primary_metric=primary,
+        quality=quality,
+        quality_kept=scored.kept(vs_reference(primary), System.STUDENT, System.TEACHER),
+        fidelity=fidelity,
+        health=health,
+        gate=_gate(inputs),
+        training=_training(inputs),
+        parameters=inputs.prediction.parameters,
+        checkpoint_bytes=inputs.prediction.checkpoint_bytes,
+        samples=_samples(predictions, primary),
+        confidence=spec.confidence,
+        seed=DEFAULT_SEED,
+    )
+
+
+def base_label(base: BaseSpec, name: str, training: TrainResult, teacher_layers: int | None = None) -> str:
+    """What the base is, in words, so that beating it is not taken for more than it is."""
+    if base.prune is None:
+        return f"{name}, as published and not trained since"
+    kept = len(training.kept_layers) if training.kept_layers is not None else base.layers
+    total = teacher_layers or (len(training.block_influence) if training.block_influence else None)
+    source = "teacher" if base.prune == "teacher" else base.prune
+    layers = f"{kept} of {total}" if total else f"{kept}"
+    return f"{source} cut to {layers} layers, not trained since: a low bar"
+
+
+def _identity(inputs: EvaluationInputs) -> Identity:
+    spec = inputs.spec
+    base = spec.students[inputs.student].base
+    return Identity(
+        distillation=inputs.distillation,
+        student=inputs.student,
+        description=spec.description,
+        spec_hash=inputs.spec_hash,
+        versions=inputs.versions,
+        models=inputs.models,
+        base_label=base_label(base, inputs.models.base, inputs.training, inputs.teacher_layers),
+        base_is_pruned=base.prune is not None,
+        decoding=Decoding(
+            max_tokens=spec.evaluation.max_tokens or spec.teacher.max_tokens,
+            batch_size=spec.evaluation.batch_size,
+            teacher_max_tokens=spec.teacher.max_tokens,
+            teacher_dtype=spec.teacher.dtype if spec.teacher.is_local else None,
+        ),
+        authorization=spec.teacher.authorization,
+    )
+
+
+def _counts(inputs: EvaluationInputs, predictions: pl.DataFrame) -> Counts:
+    by_reason = inputs.dropped.group_by("split", "reason").len("rows").sort("split", "reason")
+    answering = predictions.filter(pl.col("model").is_in([System.STUDENT.value, System.BASE.value]))
+    unanswered = answering.group_by("model").agg(pl.col("prediction").is_null().sum())
+    student = predictions.filter(pl.col("model") == System.STUDENT.value)
+    return Counts(
+        test_rows=len(inputs.test),
+        test_groups=inputs.test["group_id"].n_unique(),
+        rows_per_split=inputs.rows_per_split,
+        rows_with_reference=inputs.test["reference"].is_not_null().sum(),
+        dropped=[DroppedCount(split=split, reason=reason, rows=rows) for split, reason, rows in by_reason.iter_rows()],
+        unanswered=dict(unanswered.sort("model").iter_rows()),
+        rows_without_fidelity=None if inputs.fidelity is None else student["kl_tokens"].is_null().sum(),
+        train_rows_over_length=inputs.training.rows_over_length,
+        train_ids_over_length=inputs.training.over_length_ids,
+    )
+
+
+def _gate(inputs: EvaluationInputs) -> GateDeclaration | None:
+    gate = inputs.spec.evaluation.gate
+    if gate is None:
+        return None
+    return GateDeclaration(metric=gate.metric, max_degradation=gate.max_degradation, statement=gate_statement(gate))
+
+
+def _training(inputs: EvaluationInputs) -> TrainingFacts:
+    result = inputs.training
+    return TrainingFacts(
+        settings=inputs.spec.students[inputs.student],
+        rows_trained=result.rows_trained,
+        steps=result.steps,
+        tokens_trained=result.tokens_trained,
+        train_loss=_finite(result.train_loss),
+        validation_loss=_finite(result.validation_loss),
+        kept_layers=result.kept_layers,
+        loss_curve=[(step, _finite(loss)) for step, loss in result.loss_curve],
+        validation_curve=[(step, _finite(loss)) for step, loss in result.validation_curve],
+    )
+
+
+def _finite(loss: float | None) -> float | None:
+    return loss if loss is not None and math.isfinite(loss) else None
+
+
+def _samples(predictions: pl.DataFrame, primary: str) -> Samples:
+    """The student's largest losses to the teacher on the references, or else its answers least like the teacher's."""
+    student = predictions.filter(pl.col("model") == System.STUDENT.value)
+    teacher = predictions.filter(pl.col("model") == System.TEACHER.value)
+    reference = vs_reference(primary)
+    if student[reference].is_not_null().any():
+        both = student.join(teacher.select(*KEY, teacher_score=reference), on=KEY)
+        loss = both.select(*KEY, loss=pl.col("teacher_score") - pl.col(reference))
+        worst_by = "the teacher’s score minus the student’s, against the human reference"
+    else:
+        loss = student.select(*KEY, loss=1 - pl.col(vs_teacher(primary)))
+        worst_by = "least like the teacher’s answer"
+    worst = loss.filter(pl.col("loss") > 0).sort("loss", *KEY, descending=[True, False, False]).head(SAMPLES_EACH)
+    by_hash = student.select(KEY).sort(pl.col("prompt_id").map_elements(_digest, return_dtype=pl.String), "sample")
+    return Samples(worst_by=worst_by, worst=_refs(worst), fixed=_refs(by_hash.head(SAMPLES_EACH)))
+
+
+def _refs(rows: pl.DataFrame) -> list[SampleRow]:
+    return [SampleRow(prompt_id=prompt_id, sample=sample) for prompt_id, sample in rows.select(KEY).iter_rows()]
+
+
+def _digest(prompt_id: str) -> str:
+    return hashlib.sha256(prompt_id.encode()).hexdigest()

@@ -1,0 +1,147 @@
+"""The report's tables: quality against human references, fidelity to the teacher, and the health of the texts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from distill_dagster.evaluation.metrics import METRICS
+from distill_dagster.evaluation.model import ANSWERING, COUNT_BASELINES, Comparison, Measure, System, Unit
+from distill_dagster.evaluation.predictions import KEY, vs_reference, vs_teacher
+from distill_dagster.evaluation.statistics import (
+    Estimate,
+    mean_estimate,
+    paired_difference,
+    paired_ratio_difference,
+    ratio_estimate,
+)
+
+Pairs = Sequence[tuple[System, System]]
+STUDENT_PAIRS: Pairs = ((System.STUDENT, System.BASE), (System.STUDENT, System.TEACHER))
+BASE_PAIR: Pairs = ((System.STUDENT, System.BASE),)
+NEXT_TOKEN_PAIRS: Pairs = tuple((System.STUDENT, other) for other in (System.BASE, *COUNT_BASELINES))
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What a measure is: its names, its unit, and which way is better (None: neither)."""
+
+    name: str
+    label: str
+    description: str
+    unit: Unit
+    higher_is_better: bool | None
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Predictions with the settings of every interval made from them."""
+
+    predictions: pl.DataFrame
+    confidence: float
+    seed: int
+
+    def mean(self, quantity: Quantity, column: pl.Expr, systems: Sequence[System], pairs: Pairs) -> Measure:
+        """A mean over rows where `column` is known, and paired differences where both systems' are."""
+        return self._measure(quantity, {"value": column}, systems, pairs)
+
+    def rate(
+        self, quantity: Quantity, top: pl.Expr, bottom: pl.Expr, systems: Sequence[System], pairs: Pairs
+    ) -> Measure:
+        """Σtop/Σbottom over rows where both are known, and paired differences of two such rates."""
+        return self._measure(quantity, {"top": top, "bottom": bottom}, systems, pairs)
+
+    def kept(self, column: str, left: System, right: System) -> Estimate:
+        """Σleft/Σright of one column over the rows that both have: the share of `right`'s score that `left` keeps."""
+        both = _paired(self._rows(left, {"value": pl.col(column)}), self._rows(right, {"value": pl.col(column)}))
+        return ratio_estimate(
+            both["value"].to_numpy(),
+            both["value_right"].to_numpy(),
+            both["group_id"].to_list(),
+            self.confidence,
+            self.seed,
+        )
+
+    def _rows(self, system: System, columns: dict[str, pl.Expr]) -> pl.DataFrame:
+        own = self.predictions.filter(pl.col("model") == system.value)
+        return own.select(*KEY, "group_id", **columns).drop_nulls(list(columns)).sort(KEY)
+
+    def _measure(
+        self, quantity: Quantity, columns: dict[str, pl.Expr], systems: Sequence[System], pairs: Pairs
+    ) -> Measure:
+        rows = {system: self._rows(system, columns) for system in systems}
+        present = [(left, right) for left, right in pairs if len(rows[left]) and len(rows[right])]
+        return Measure(
+            name=quantity.name,
+            label=quantity.label,
+            description=quantity.description,
+            unit=quantity.unit,
+            higher_is_better=quantity.higher_is_better,
+            systems={system: self._single(frame) for system, frame in rows.items()},
+            comparisons=[
+                Comparison(left=left, right=right, difference=self._difference(_paired(rows[left], rows[right])))
+                for left, right in present
+            ],
+        )
+
+    def _single(self, rows: pl.DataFrame) -> Estimate:
+        clusters = rows["group_id"].to_list()
+        if "value" in rows.columns:
+            return mean_estimate(rows["value"].to_numpy(), clusters, self.confidence, self.seed)
+        return ratio_estimate(rows["top"].to_numpy(), rows["bottom"].to_numpy(), clusters, self.confidence, self.seed)
+
+    def _difference(self, both: pl.DataFrame) -> Estimate:
+        clusters = both["group_id"].to_list()
+        if "value" in both.columns:
+            a, b = both["value"].to_numpy(), both["value_right"].to_numpy()
+            return paired_difference(a, b, clusters, self.confidence, self.seed)
+        top, bottom, top_right, bottom_right = (
+            both[name].to_numpy() for name in ("top", "bottom", "top_right", "bottom_right")
+        )
+        return paired_ratio_difference(top, bottom, top_right, bottom_right, clusters, self.confidence, self.seed)
+
+
+def quality_table(scored: Scored, metrics: Sequence[str]) -> list[Measure]:
+    """Text metrics of teacher, student and base against the human references."""
+    return [scored.mean(_text_quantity(name), pl.col(vs_reference(name)), ANSWERING, STUDENT_PAIRS) for name in metrics]
+
+
+def fidelity_table(scored: Scored, metrics: Sequence[str]) -> list[Measure]:
+    """Closeness to the teacher: forward KL and top-1 agreement per token (local teachers), and text metrics."""
+    systems = (System.STUDENT, System.BASE)
+    table = []
+    if scored.predictions["kl_tokens"].is_not_null().any():
+        tokens = pl.col("kl_tokens")
+        divergence = Quantity(
+            "forward_kl", "Forward KL", "from the teacher’s next-token distribution", "nats_per_token", False
+        )
+        agreement = Quantity("top1", "Top-1 agreement", "same most likely next token as the teacher", "share", True)
+        table += [
+            scored.rate(divergence, pl.col("kl_sum"), tokens, systems, BASE_PAIR),
+            scored.rate(agreement, pl.col("top1_hits"), tokens, (*systems, *COUNT_BASELINES), NEXT_TOKEN_PAIRS),
+        ]
+    texts = [scored.mean(_text_quantity(name), pl.col(vs_teacher(name)), systems, BASE_PAIR) for name in metrics]
+    return [*table, *texts]
+
+
+def health_table(scored: Scored) -> list[Measure]:
+    """What text metrics miss: answers that never end, repeat themselves, or run too short or long."""
+    no_stop = Quantity("no_stop", "Answers without a stop", "cut off by the token limit", "share", False)
+    repetition = Quantity("repetition_rate", "Repetition", "word 4-grams said before in the answer", "share", False)
+    ratio = Quantity("length_ratio", "Length", "characters per character of the teacher’s answer", "ratio", None)
+    tokens = Quantity("tokens", "Tokens", "per answer", "tokens", None)
+    return [
+        scored.mean(no_stop, (~pl.col("stopped")).cast(pl.Float64), ANSWERING, STUDENT_PAIRS),
+        scored.mean(repetition, pl.col("repetition_rate"), ANSWERING, STUDENT_PAIRS),
+        scored.mean(ratio, pl.col("length_ratio"), BASE_PAIR[0], BASE_PAIR),
+        scored.mean(tokens, pl.col("tokens").cast(pl.Float64), ANSWERING, STUDENT_PAIRS),
+    ]
+
+
+def _text_quantity(name: str) -> Quantity:
+    metric = METRICS[name]
+    return Quantity(metric.name, metric.label, metric.description, "score", True)
+
+
+def _paired(left: pl.DataFrame, right: pl.DataFrame) -> pl.DataFrame:
+    return left.join(right.drop("group_id"), on=KEY, how="inner").sort(KEY)

@@ -1,0 +1,152 @@
+"""What the page shows beyond the report itself: the big numbers at the top and texts side by side."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from distill_dagster.evaluation.formatting import UNDEFINED, count, interval, number, parameters, quantity, size
+from distill_dagster.evaluation.metrics import METRICS
+from distill_dagster.evaluation.model import ANSWERING, EvaluationReport, Measure, SampleRow, System, Unit
+from distill_dagster.evaluation.predictions import KEY, vs_reference, vs_teacher
+from distill_dagster.evaluation.statistics import Estimate
+
+SHOWN_CHARACTERS = 4_000
+
+
+@dataclass(frozen=True)
+class Card:
+    """A big number: what it is, the number, what it rests on."""
+
+    label: str
+    value: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One text of a side-by-side row, with its scores on the primary metric."""
+
+    system: str
+    label: str
+    text: str | None
+    scores: str
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """A prompt and every answer to it."""
+
+    prompt_id: str
+    partition: str
+    prompt: str
+    answers: list[Answer]
+
+
+def cards(report: EvaluationReport, measurements: dict[str, dict[str, float]]) -> list[Card]:
+    """Quality kept, fidelity, size and speed; `–` with the reason where one was not measured.
+
+    Args:
+        report: the evaluation.
+        measurements: `PredictResult.measurements`.
+    """
+    return [_quality(report), _fidelity(report), _size(report), _speed(measurements)]
+
+
+def side_by_side(predictions: pl.DataFrame, rows: list[SampleRow], primary: str) -> list[SideBySide]:
+    """The texts of chosen rows: teacher, student, base, and the human reference where there is one."""
+    return [_texts(predictions, row, primary) for row in rows]
+
+
+def _quality(report: EvaluationReport) -> Card:
+    label = f"of the teacher’s {METRICS[report.primary_metric].label} kept"
+    kept = report.quality_kept
+    if kept.value is None:
+        return Card(label, UNDEFINED, "no human references to measure quality against")
+    return Card(label, _percent(kept), f"against human references, {_rests_on(kept, 'share')}")
+
+
+def _fidelity(report: EvaluationReport) -> Card:
+    top1 = report.measure("fidelity", "top1")
+    measure = top1 or report.measure("fidelity", report.primary_metric)
+    assert measure is not None  # the primary metric is always measured
+    estimate = measure.systems[System.STUDENT]
+    label = "of next tokens as the teacher’s" if top1 else f"{measure.label} with the teacher’s answers"
+    return Card(label, _share(estimate, measure), _rests_on(estimate, measure.unit))
+
+
+def _size(report: EvaluationReport) -> Card:
+    student, teacher = report.parameters.get("student"), report.parameters.get("teacher")
+    disk = size(report.checkpoint_bytes.get("student"))
+    if not student or not teacher:
+        return Card("parameters", parameters(student), f"{disk} on disk; the teacher’s size is not known")
+    detail = f"{parameters(student)} parameters, teacher {parameters(teacher)}; {disk} on disk"
+    if student <= teacher:
+        return Card("smaller than the teacher", f"{number(teacher / student, 1)}×", detail)
+    return Card("larger than the teacher", f"{number(student / teacher, 1)}×", detail)
+
+
+def _speed(measurements: dict[str, dict[str, float]]) -> Card:
+    student = measurements.get("student", {}).get("tokens_per_second")
+    teacher = measurements.get("teacher", {}).get("tokens_per_second")
+    if not student:
+        return Card("the teacher’s speed", UNDEFINED, "the student’s speed was not measured")
+    if not teacher:
+        value = count(round(student))
+        return Card("tokens per second", value, "greedy, in batches; the teacher was not timed on this machine")
+    detail = f"{count(round(student))} vs {count(round(teacher))} tokens per second, greedy, one run"
+    return Card("the teacher’s speed", f"{number(student / teacher, 1)}×", detail)
+
+
+def _percent(estimate: Estimate) -> str:
+    return UNDEFINED if estimate.value is None else f"{number(estimate.value * 100, 0)}\N{NO-BREAK SPACE}%"
+
+
+def _share(estimate: Estimate, measure: Measure) -> str:
+    return _percent(estimate) if measure.unit == "share" else quantity(estimate.value, measure.unit)
+
+
+def _rests_on(estimate: Estimate, unit: Unit) -> str:
+    span = interval(estimate, unit) if estimate.interval else "no interval"
+    return f"{span}, n = {count(estimate.n)}"
+
+
+def _texts(predictions: pl.DataFrame, row: SampleRow, primary: str) -> SideBySide:
+    own = predictions.filter((pl.col(KEY[0]) == row.prompt_id) & (pl.col(KEY[1]) == row.sample))
+    by_model = {record["model"]: record for record in own.iter_rows(named=True)}
+    first = by_model[System.TEACHER.value]
+    answers = [
+        Answer(
+            system=system.value,
+            label=system.value.capitalize(),
+            text=_shown(by_model[system.value]["prediction"]),
+            scores=_scores(by_model[system.value], primary),
+        )
+        for system in ANSWERING
+        if system.value in by_model
+    ]
+    if first["reference"] is not None:
+        answers.append(Answer("reference", "Human reference", _shown(first["reference"]), ""))
+    return SideBySide(
+        prompt_id=row.prompt_id, partition=first["partition"], prompt=_shown(first["text"]) or "", answers=answers
+    )
+
+
+def _scores(record: dict[str, Any], primary: str) -> str:
+    parts = [
+        f"{number(record[column], 3)} {against}"
+        for column, against in ((vs_reference(primary), "vs reference"), (vs_teacher(primary), "vs teacher"))
+        if record[column] is not None
+    ]
+    if record["stopped"] is False:
+        parts.append("no stop")
+    return " · ".join(part.replace(" ", "\N{NO-BREAK SPACE}") for part in parts)
+
+
+def _shown(text: str | None) -> str | None:
+    if text is None:
+        return None
+    visible = text.replace("\r\n", "\n")
+    if len(visible) <= SHOWN_CHARACTERS:
+        return visible
+    return f"{visible[:SHOWN_CHARACTERS]}… ({count(len(visible) - SHOWN_CHARACTERS)} more characters)"

@@ -1,0 +1,55 @@
+"""Writes an evaluation's files into a folder: the predictions, the report as data and as a page, the timings."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+
+from distill_dagster.evaluation.model import EvaluationInputs, EvaluationReport
+from distill_dagster.evaluation.predictions import build_predictions
+from distill_dagster.evaluation.report import Measurements, render_html
+from distill_dagster.evaluation.score import evaluate
+from distill_dagster.lineage.hashing import VERSION_HEX_CHARS, digest, frame_version
+from distill_dagster.storage import read_json, write_file, write_json
+
+PREDICTIONS_FILE = "predictions.parquet"
+REPORT_JSON_FILE = "report.json"
+REPORT_HTML_FILE = "report.html"
+MEASUREMENTS_FILE = "measurements.json"
+
+
+def write_evaluation(folder: Path, inputs: EvaluationInputs) -> EvaluationReport:
+    """Evaluates, and writes report.html, report.json, predictions.parquet and measurements.json into `folder`.
+
+    report.json is a function of the inputs' rows and versions; whatever a stopwatch or the hardware decides
+    is in measurements.json, and the page shows both.
+
+    Raises:
+        EvaluationError: the inputs do not belong together, or there is nothing to evaluate on.
+    """
+    predictions = build_predictions(inputs.test, inputs.generated, inputs.fidelity, inputs.spec.evaluation.metrics)
+    report = evaluate(inputs, predictions)
+    measurements: Measurements = {
+        "prediction": inputs.prediction.measurements,
+        "training": {"student": inputs.training.measurements},
+    }
+    page = render_html(report, predictions, measurements)
+    write_file(folder / PREDICTIONS_FILE, lambda aside: predictions.write_parquet(aside, compression="zstd"))
+    write_json(folder / REPORT_JSON_FILE, json.loads(report.model_dump_json()))
+    write_json(folder / MEASUREMENTS_FILE, measurements)
+    write_file(folder / REPORT_HTML_FILE, lambda aside: aside.write_text(page, encoding="utf-8"))
+    return report
+
+
+def evaluation_version(folder: Path) -> str:
+    """The content hash of a written evaluation: every column of its predictions, and report.json.
+
+    The predictions alone would not do: a gate, a confidence level or a row that curation dropped changes the report
+    without changing an answer. Timings are in neither file.
+    """
+    predictions = pl.read_parquet(folder / PREDICTIONS_FILE)
+    content = {
+        "predictions": frame_version(predictions, predictions.columns),
+        "report": read_json(folder / REPORT_JSON_FILE),
+    }
+    return digest(content)[:VERSION_HEX_CHARS]

@@ -1,0 +1,32 @@
+"""The `evaluation/<name>` assets: student, base and teacher on the same held-out rows."""
+
+import dagster as dg
+
+from distill_dagster.evaluation.build import build_evaluation
+from distill_dagster.graph.failures import as_failure
+from distill_dagster.graph.keys import CODE_VERSION, asset_key
+from distill_dagster.graph.metadata import report_metadata, sample
+from distill_dagster.graph.worker import observing, pipes_launch
+from distill_dagster.project import Distillation
+
+
+def evaluation_asset(distillation: Distillation, student: str) -> dg.AssetsDefinition:
+    """The evaluation of one student."""
+    name = distillation.name
+    key = asset_key(name, "evaluation", student)
+
+    @dg.asset(
+        key=key,
+        deps=[asset_key(name, "student", student), asset_key(name, "dataset")],
+        group_name=name,
+        code_version=CODE_VERSION,
+        kinds={"scipy", "html"},
+        description="Paired comparison of student, undistilled base and teacher on the test split.",
+    )
+    def evaluation(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+        with as_failure(), observing(context, key):
+            build = build_evaluation(distillation, student, pipes_launch(context))
+        metadata = report_metadata(build) | sample(distillation, build.predictions().select("model", "prediction"))
+        return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(build.version))
+
+    return evaluation

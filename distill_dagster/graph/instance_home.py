@@ -1,0 +1,64 @@
+"""The Dagster instance that `distill run` and `distill ui` share, and the runs that died in it."""
+
+import os
+import shutil
+import sys
+from importlib.resources import as_file, files
+
+import dagster as dg
+import psutil
+from dagster import DagsterRunStatus, RunsFilter
+
+from distill_dagster.project import Project
+
+PROCESS_TAG = "distill/process"
+
+
+def open_instance(project: Project) -> dg.DagsterInstance:
+    """The instance at `DAGSTER_HOME`, else at `DISTILL_HOME/dagster`, made with the shipped settings when new."""
+    home = project.dagster_home
+    home.mkdir(parents=True, exist_ok=True)
+    settings = home / "dagster.yaml"
+    if not settings.exists():
+        with as_file(files("distill_dagster.graph").joinpath("instance", "dagster.yaml")) as shipped:
+            shutil.copyfile(shipped, settings)
+    os.environ["DAGSTER_HOME"] = str(home)
+    return dg.DagsterInstance.get()
+
+
+def process_tag() -> dict[str, str]:
+    """Marks a run with the process that executes it, so that a later start can tell whether it is still alive."""
+    process = psutil.Process()
+    return {PROCESS_TAG: f"{os.uname().nodename}/{process.pid}/{int(process.create_time() * 1000)}"}
+
+
+def fail_dead_runs(instance: dg.DagsterInstance) -> list[str]:
+    """Marks runs of ended processes on this machine as failed; returns their ids."""
+    unfinished = [DagsterRunStatus.STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.NOT_STARTED]
+    dead = []
+    for run in instance.get_runs(RunsFilter(statuses=unfinished)):
+        owner = run.tags.get(PROCESS_TAG)
+        if owner and not _alive(owner):
+            instance.report_run_failed(run, "its process ended without a word (killed, or the machine went down)")
+            dead.append(run.run_id)
+    return dead
+
+
+def _alive(owner: str) -> bool:
+    host, pid, started = owner.rsplit("/", 2)
+    if host != os.uname().nodename:
+        return True
+    try:
+        return int(psutil.Process(int(pid)).create_time() * 1000) == int(started)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def serve(project: Project, host: str, port: int) -> None:
+    """Replaces this process by the Dagster UI and daemon on the project's instance."""
+    with open_instance(project):
+        pass
+    os.environ["DISTILL_PROJECT"] = str(project.root)
+    command = [sys.executable, "-m", "dagster", "dev", "--module-name", "distill_dagster.definitions"]
+    os.chdir(project.root)
+    os.execv(sys.executable, [*command, "--host", host, "--port", str(port)])

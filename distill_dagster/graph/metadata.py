@@ -1,0 +1,103 @@
+"""What each asset shows in Dagster: counts, schemas, previews where allowed."""
+
+from collections.abc import Mapping
+
+import dagster as dg
+import polars as pl
+
+from distill_dagster.dataset.build import DatasetBuild
+from distill_dagster.evaluation.build import EvaluationBuild
+from distill_dagster.project import Distillation
+from distill_dagster.prompts.store import PartitionPrompts
+from distill_dagster.students.build import StudentBuild
+from distill_dagster.teachers.budget import MICRO
+from distill_dagster.teachers.outputs import OutputsPartition
+
+SAMPLE_ROWS = 5
+SAMPLE_CHARS = 120
+
+Metadata = dict[str, dg.MetadataValue]
+
+
+def table_schema(schema: Mapping[str, object]) -> dg.TableSchema:
+    """Dagster's schema of a Polars one."""
+    return dg.TableSchema(columns=[dg.TableColumn(name, type=str(kind)) for name, kind in schema.items()])
+
+
+def prompts_metadata(distillation: Distillation, prompts: PartitionPrompts) -> Metadata:
+    """Rows, duplicates, skipped rows and splits of a partition's prompts."""
+    splits = dict(prompts.frame["split"].value_counts().iter_rows())
+    metadata: Metadata = {
+        "dagster/row_count": dg.MetadataValue.int(prompts.rows),
+        "duplicate rows": dg.MetadataValue.int(prompts.duplicate_rows),
+        "skipped rows": dg.MetadataValue.int(len(prompts.skipped)),
+    }
+    metadata |= {
+        f"{name} prompts": dg.MetadataValue.int(splits.get(name, 0)) for name in ("train", "validation", "test")
+    }
+    return metadata | sample(distillation, prompts.frame.select("text", "reference"))
+
+
+def outputs_metadata(distillation: Distillation, outputs: OutputsPartition, frame: pl.DataFrame) -> Metadata:
+    """How a partition's answers ended, their tokens and their cost."""
+    counts = dict(outputs.counts)
+    cost = counts.pop("cost_microusd", 0)
+    metadata: Metadata = {"dagster/row_count": dg.MetadataValue.int(counts.pop("rows", 0))}
+    metadata |= {name.replace("_", " "): dg.MetadataValue.int(count) for name, count in sorted(counts.items())}
+    if not distillation.spec.teacher.is_local:
+        metadata["cost USD"] = dg.MetadataValue.float(cost / MICRO)
+    return metadata | sample(distillation, frame.select("completion", "stop_reason"))
+
+
+def dataset_metadata(distillation: Distillation, build: DatasetBuild, train: pl.DataFrame) -> Metadata:
+    """Rows of each split and dropped rows by reason."""
+    metadata: Metadata = {f"{split} rows": dg.MetadataValue.int(count) for split, count in build.split_counts.items()}
+    metadata["dagster/row_count"] = dg.MetadataValue.int(sum(build.split_counts.values()))
+    metadata |= {
+        f"dropped: {reason}": dg.MetadataValue.int(count) for reason, count in sorted(build.drop_counts.items())
+    }
+    metadata["folder"] = dg.MetadataValue.path(build.folder)
+    return metadata | sample(distillation, train.select("text", "completion"))
+
+
+def student_metadata(build: StudentBuild) -> Metadata:
+    """Rows, steps, losses and size of a student."""
+    result = build.result
+    metadata: Metadata = {
+        "rows trained": dg.MetadataValue.int(result.rows_trained),
+        "rows over max_length": dg.MetadataValue.int(result.rows_over_length),
+        "steps": dg.MetadataValue.int(result.steps),
+        "parameters": dg.MetadataValue.int(result.parameters),
+        "train loss": dg.MetadataValue.float(result.train_loss),
+        "checkpoint": dg.MetadataValue.path(build.folder),
+        "trained in this run": dg.MetadataValue.bool(build.trained),
+    }
+    if result.validation_loss is not None:
+        metadata["validation loss"] = dg.MetadataValue.float(result.validation_loss)
+    return metadata
+
+
+def report_metadata(build: EvaluationBuild) -> Metadata:
+    """Headlines, table and picture, and where the report lies."""
+    return {
+        "summary": dg.MetadataValue.md(build.markdown()),
+        "report": dg.MetadataValue.path(build.report_path),
+        "report link": dg.MetadataValue.url(build.report_path.as_uri()),
+    }
+
+
+def sample(distillation: Distillation, frame: pl.DataFrame) -> Metadata:
+    """A few rows, where the declaration allows text in Dagster's event log."""
+    if not distillation.spec.ui_samples or frame.is_empty():
+        return {}
+    rows = [" | ".join(_cell(value) for value in row) for row in frame.head(SAMPLE_ROWS).iter_rows()]
+    header = " | ".join(frame.columns)
+    rule = " | ".join("---" for _ in frame.columns)
+    lines = [f"| {line} |" for line in (header, rule, *rows)]
+    return {"sample": dg.MetadataValue.md("\n".join(lines))}
+
+
+def _cell(value: object) -> str:
+    text = " ".join(str(value if value is not None else "–").split())
+    shown = text if len(text) <= SAMPLE_CHARS else f"{text[:SAMPLE_CHARS]}…"
+    return shown.replace("|", "\\|").replace("<", "&lt;")

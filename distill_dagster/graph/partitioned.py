@@ -1,0 +1,117 @@
+"""The partitioned assets, prompts and teacher_outputs, as one multi-asset.
+
+It yields nothing and logs a materialisation per finished partition instead: that way a run over many
+partitions gives each its own data version, and one failed partition leaves the others as they are. Nothing
+downstream may be selected in the same run, for Dagster would skip it silently.
+"""
+
+from collections.abc import Mapping
+
+import dagster as dg
+
+from distill_dagster.graph.failures import as_failure
+from distill_dagster.graph.keys import CODE_VERSION, asset_key
+from distill_dagster.graph.metadata import outputs_metadata, prompts_metadata, table_schema
+from distill_dagster.graph.partitions import partitions_of
+from distill_dagster.graph.worker import observing, pipes_launch
+from distill_dagster.project import Distillation
+from distill_dagster.prompts.build import PromptBuild, build_prompts
+from distill_dagster.prompts.store import PROMPTS_SCHEMA, write_prompts
+from distill_dagster.teachers.outputs import OUTPUTS_SCHEMA, OutputsBuild, build_outputs, make_teacher, read_outputs
+
+VERSION_TAG = "dagster/data_version"
+Metadata = Mapping[str, dg.MetadataValue]
+
+
+class PartitionedConfig(dg.Config):
+    """Narrows a run over a range of partitions to some of them."""
+
+    partitions: list[str] | None = None
+
+
+def partitioned_assets(distillation: Distillation) -> dg.AssetsDefinition:
+    """`prompts[p]` and `teacher_outputs[p]` of a distillation."""
+    name = distillation.name
+    prompts, outputs = asset_key(name, "prompts"), asset_key(name, "teacher_outputs")
+
+    @dg.multi_asset(
+        name=f"{name}__partitioned",
+        specs=[
+            dg.AssetSpec(
+                prompts,
+                skippable=True,
+                group_name=name,
+                code_version=CODE_VERSION,
+                kinds={"polars", "parquet"},
+                description="Rendered prompts with identity, group and split.",
+                metadata={"dagster/column_schema": table_schema(PROMPTS_SCHEMA)},
+            ),
+            dg.AssetSpec(
+                outputs,
+                deps=[prompts],
+                skippable=True,
+                group_name=name,
+                code_version=CODE_VERSION,
+                kinds={"parquet", _teacher_kind(distillation)},
+                description=f"Answers of {distillation.spec.teacher.model}, each paid for once.",
+                metadata={"dagster/column_schema": table_schema(OUTPUTS_SCHEMA)},
+            ),
+        ],
+        partitions_def=partitions_of(distillation),
+        can_subset=True,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+    )
+    def partitioned(context: dg.AssetExecutionContext, config: PartitionedConfig):  # type: ignore[no-untyped-def]
+        wanted = set(config.partitions) if config.partitions is not None else set(context.partition_keys)
+        failed: dict[str, str] = {}
+        with as_failure():
+            if prompts in context.selected_asset_keys:
+                failed |= _make_prompts(context, distillation, prompts, wanted)
+            if outputs in context.selected_asset_keys:
+                with observing(context, outputs):
+                    failed |= _make_outputs(context, distillation, outputs, sorted(wanted.difference(failed)))
+        if failed:
+            raise dg.Failure(description=_failures(failed), allow_retries=False)
+        yield from ()
+
+    return partitioned
+
+
+def _make_prompts(
+    context: dg.AssetExecutionContext, distillation: Distillation, key: dg.AssetKey, wanted: set[str]
+) -> dict[str, str]:
+    build: PromptBuild = build_prompts(distillation)
+    for partition in sorted(wanted.intersection(build.partitions)):
+        made = build.partitions[partition]
+        write_prompts(distillation, partition, made)
+        _materialised(context, key, partition, made.version, prompts_metadata(distillation, made))
+    failed = {partition: message for partition, message in build.failed.items() if partition in wanted}
+    return failed
+
+
+def _make_outputs(
+    context: dg.AssetExecutionContext, distillation: Distillation, key: dg.AssetKey, wanted: list[str]
+) -> dict[str, str]:
+    present = [partition for partition in wanted if partition in distillation.files.partitions("prompts")]
+    teacher = make_teacher(distillation, pipes_launch(context))
+    build: OutputsBuild = build_outputs(distillation, present, teacher)
+    for partition, made in build.partitions.items():
+        metadata = outputs_metadata(distillation, made, read_outputs(distillation, partition))
+        _materialised(context, key, partition, made.version, metadata)
+    return build.failed
+
+
+def _materialised(
+    context: dg.AssetExecutionContext, key: dg.AssetKey, partition: str, version: str, metadata: Metadata
+) -> None:
+    event = dg.AssetMaterialization(key, partition=partition, metadata=dict(metadata), tags={VERSION_TAG: version})
+    context.log_event(event)
+
+
+def _failures(failed: Mapping[str, str]) -> str:
+    lines = [f"{partition}: {message}" for partition, message in sorted(failed.items())]
+    return f"{len(failed)} partition(s) failed, the others are kept:\n" + "\n".join(lines)
+
+
+def _teacher_kind(distillation: Distillation) -> str:
+    return {"transformers": "huggingface", "anthropic": "anthropic"}[distillation.spec.teacher.provider]

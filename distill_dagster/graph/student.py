@@ -1,0 +1,37 @@
+"""The `student/<name>` assets: trained checkpoints."""
+
+import dagster as dg
+
+from distill_dagster.graph.failures import as_failure
+from distill_dagster.graph.keys import CODE_VERSION, asset_key
+from distill_dagster.graph.metadata import student_metadata
+from distill_dagster.graph.worker import observing, pipes_launch
+from distill_dagster.project import Distillation
+from distill_dagster.students.build import build_student
+
+
+def student_asset(distillation: Distillation, student: str) -> dg.AssetsDefinition:
+    """One student of a distillation."""
+    name = distillation.name
+    key = asset_key(name, "student", student)
+    spec = distillation.spec.students[student]
+
+    @dg.asset(
+        key=key,
+        deps=[asset_key(name, "dataset")],
+        group_name=name,
+        code_version=CODE_VERSION,
+        kinds={"pytorch", "huggingface"},
+        description=f"Student trained by {spec.objective} on the teacher's completions.",
+    )
+    def student_checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+        with as_failure(), observing(context, key):
+            build = build_student(
+                distillation,
+                student,
+                pipes_launch(context),
+                waiting=lambda: context.log.info("another process is training this student; waiting for it"),
+            )
+        return dg.MaterializeResult(metadata=student_metadata(build), data_version=dg.DataVersion(build.version))
+
+    return student_checkpoint

@@ -1,0 +1,46 @@
+"""Finds the folder of a model that the YAML names: a path, a name under `.models/`, or a hub id."""
+
+from pathlib import Path
+
+from distill_dagster.errors import TeacherError
+from distill_dagster.project import Distillation
+
+MODELS_FOLDER = ".models"
+
+
+def find_model(distillation: Distillation, name: str, revision: str | None = None) -> Path:
+    """The folder that holds `name`'s weights; a hub id is downloaded into the Hugging Face cache once.
+
+    Looked up below the YAML file's folder, the project and the project's `.models/`, then on the hub.
+
+    Raises:
+        TeacherError: found nowhere.
+    """
+    root = distillation.project.root
+    for folder in (distillation.folder / name, root / name, root / MODELS_FOLDER / name, Path(name)):
+        if (folder / "config.json").is_file():
+            return folder.resolve()
+    if name.count("/") != 1:
+        raise TeacherError(
+            f"no model {name!r}: write a folder with config.json (relative to {distillation.folder} or {root}), "
+            f"a folder's name under {root / MODELS_FOLDER}, or a hub id `owner/name`"
+        )
+    return _from_hub(name, revision)
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    patterns = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=True))
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except (RepositoryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise TeacherError(
+            f"no model {name!r}: not a folder here, and the hub did not give it ({type(error).__name__}); "
+            "check the name, the network and HF_TOKEN"
+        ) from error

@@ -1,0 +1,151 @@
+"""What would run and why, from hashes on disk and one reading of the sources; it pays nothing and loads no model."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from distill_dagster.dataset.build import dataset_current
+from distill_dagster.errors import DistillError
+from distill_dagster.evaluation.build import evaluation_current
+from distill_dagster.project import Distillation
+from distill_dagster.prompts.build import PromptBuild, build_prompts
+from distill_dagster.prompts.store import prompts_version
+from distill_dagster.students.build import student_current
+from distill_dagster.teachers.outputs import outputs_current
+from distill_dagster.teachers.protocol import Teacher, TeacherIdentity
+
+
+class Asset(StrEnum):
+    """The kinds of asset, in the order in which they are made."""
+
+    PROMPTS = "prompts"
+    TEACHER_OUTPUTS = "teacher_outputs"
+    DATASET = "dataset"
+    STUDENT = "student"
+    EVALUATION = "evaluation"
+
+
+ORDER = tuple(Asset)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked to run.
+
+    Attributes:
+        partitions: only these, up to their teacher outputs; None for all and everything behind them.
+        students: only these students; None for all.
+        until: the last kind of asset to make.
+    """
+
+    partitions: Sequence[str] | None = None
+    students: Sequence[str] | None = None
+    until: Asset = ORDER[-1]
+
+    def wants(self, asset: Asset) -> bool:
+        """Whether the request reaches as far as an asset."""
+        last = Asset.TEACHER_OUTPUTS if self.partitions is not None else self.until
+        return ORDER.index(asset) <= min(ORDER.index(last), ORDER.index(self.until))
+
+    def student_names(self, distillation: Distillation) -> list[str]:
+        """The students meant.
+
+        Raises:
+            DistillError: one of them is not declared.
+        """
+        declared = list(distillation.spec.students)
+        strangers = sorted(set(self.students or ()).difference(declared))
+        if strangers:
+            raise DistillError(
+                f"no student {', '.join(strangers)} is declared (known: {', '.join(declared) or 'none'})"
+            )
+        return declared if self.students is None else list(self.students)
+
+
+@dataclass(frozen=True)
+class PartitionedPlan:
+    """What the partitioned assets need.
+
+    Attributes:
+        prompts: why, by partition whose prompts are not those of the source.
+        outputs: why, by partition whose answers are not those of its prompts.
+        removed: partitions that the source no longer has.
+        failed: what is wrong with a partition's rows.
+        found: all partitions of the source.
+    """
+
+    prompts: Mapping[str, str]
+    outputs: Mapping[str, str]
+    removed: tuple[str, ...]
+    failed: Mapping[str, str]
+    found: tuple[str, ...]
+
+    def due(self, request: Request) -> list[str]:
+        """Partitions with anything to do as far as the request reaches, sorted."""
+        outputs = self.outputs if request.wants(Asset.TEACHER_OUTPUTS) else {}
+        return sorted({*self.prompts, *outputs, *self.failed})
+
+
+@dataclass(frozen=True)
+class Step:
+    """One unpartitioned asset to make."""
+
+    asset: Asset
+    name: str | None
+    why: str
+
+
+def plan_partitioned(
+    distillation: Distillation, identity: TeacherIdentity, only: Sequence[str] | None = None
+) -> PartitionedPlan:
+    """What prompts and teacher outputs need.
+
+    Args:
+        only: restrict to these partitions.
+
+    Raises:
+        DistillError: the source has no such partition.
+        SourceError, TemplateError: the source cannot be read at all.
+    """
+    build: PromptBuild = build_prompts(distillation)
+    unknown = sorted(set(only or ()).difference(build.names))
+    if unknown:
+        raise DistillError(f"no partition {', '.join(unknown)} in the source (known: {', '.join(build.names)})")
+    wanted = set(build.names if only is None else only)
+    prompts = {
+        name: "new" if prompts_version(distillation, name) is None else "changed"
+        for name, made in build.partitions.items()
+        if name in wanted and prompts_version(distillation, name) != made.version
+    }
+    outputs = {
+        name: "its prompts changed" if name in prompts else "not answered yet by the declared teacher"
+        for name in build.partitions
+        if name in wanted and (name in prompts or not outputs_current(distillation, name, identity))
+    }
+    removed = sorted(set(distillation.files.partitions(Asset.PROMPTS)).difference(build.names))
+    failed = {name: message for name, message in build.failed.items() if name in wanted}
+    return PartitionedPlan(prompts, outputs, tuple(removed) if only is None else (), failed, build.names)
+
+
+def plan_rest(distillation: Distillation, identity: TeacherIdentity, students: Sequence[str]) -> list[Step]:
+    """What dataset, students and evaluations need, once the partitioned assets are done."""
+    dataset_due = not dataset_current(distillation, lambda p: outputs_current(distillation, p, identity))
+    steps = [Step(Asset.DATASET, None, "its inputs changed")] if dataset_due else []
+    for name in students:
+        student_due = dataset_due or not student_current(distillation, name)
+        if student_due:
+            why = "the dataset may change" if dataset_due else "not trained yet on this dataset with these settings"
+            steps.append(Step(Asset.STUDENT, name, why))
+        if student_due or not evaluation_current(distillation, name):
+            why = "the student may change" if student_due else "not evaluated yet with these settings"
+            steps.append(Step(Asset.EVALUATION, name, why))
+    return steps
+
+
+def is_anything_due(distillation: Distillation, teacher: Teacher, request: Request) -> bool:
+    """Whether running the request would do anything at all."""
+    plan = plan_partitioned(distillation, teacher.identity, request.partitions)
+    if plan.due(request) or plan.removed:
+        return True
+    steps = plan_rest(distillation, teacher.identity, request.student_names(distillation))
+    return any(request.wants(step.asset) for step in steps)

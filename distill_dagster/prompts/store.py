@@ -1,0 +1,130 @@
+"""Prompts on disk: one Parquet file a partition and version, found through `current.json`."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from distill_dagster.errors import StorageError
+from distill_dagster.lineage.hashing import canonical_json
+from distill_dagster.project import Distillation
+from distill_dagster.prompts.rows import BadRow
+from distill_dagster.storage import Current, read_current, remove_current, write_current, write_file
+
+ASSET = "prompts"
+PROMPTS_SCHEMA = {
+    "prompt_id": pl.String,
+    "group_id": pl.String,
+    "split": pl.String,
+    "partition": pl.String,
+    "row_hash": pl.String,
+    "messages": pl.String,
+    "student_messages": pl.String,
+    "text": pl.String,
+    "reference": pl.String,
+}
+VERSIONED = ("prompt_id", "group_id", "split", "messages", "student_messages", "text", "reference")
+_RENDER_KEY = "distill.render"
+
+
+@dataclass(frozen=True)
+class PartitionPrompts:
+    """The prompts of one partition.
+
+    Args:
+        frame: PROMPTS columns, sorted by prompt_id.
+        version: content hash of the rows: changes with an id, group, split, message or reference only.
+        duplicate_rows: further rows of the source equal to one of these in every column.
+        skipped: bad rows left out (with `on_bad_row: skip`).
+        render_key: the settings under which the rows were rendered.
+    """
+
+    frame: pl.DataFrame
+    version: str
+    duplicate_rows: int
+    skipped: tuple[BadRow, ...]
+    render_key: str
+
+    @property
+    def rows(self) -> int:
+        """Number of prompts."""
+        return self.frame.height
+
+
+def write_prompts(distillation: Distillation, partition: str, prompts: PartitionPrompts) -> bool:
+    """Stores a partition's prompts and points readers at them; True where that changed anything."""
+    folder = distillation.files.asset(ASSET, partition)
+    path = _file(folder, prompts.version)
+    if not path.exists():
+        metadata = {_RENDER_KEY: prompts.render_key}
+        write_file(path, lambda aside: prompts.frame.write_parquet(aside, metadata=metadata))
+    return write_current(folder, Current(version=prompts.version))
+
+
+def read_prompts(distillation: Distillation, partition: str, version: str | None = None) -> pl.DataFrame:
+    """The prompts of a partition: PROMPTS columns, sorted by prompt_id.
+
+    Args:
+        distillation: whose prompts.
+        partition: the partition.
+        version: default: the current one.
+
+    Raises:
+        StorageError: there are none, or their file is gone.
+    """
+    version = version or prompts_version(distillation, partition)
+    if version is None:
+        raise StorageError(
+            f"{distillation.name}: partition {partition!r} has no prompts yet; materialise `prompts` first"
+        )
+    path = _file(distillation.files.asset(ASSET, partition), version)
+    if not path.is_file():
+        raise StorageError(f"{path}: missing; materialise `prompts` again")
+    return pl.read_parquet(path)
+
+
+def prompts_version(distillation: Distillation, partition: str) -> str | None:
+    """The current version of a partition's prompts, None where there is none."""
+    current = read_current(distillation.files.asset(ASSET, partition))
+    return current.version if current is not None else None
+
+
+def remove_vanished(distillation: Distillation, names: Iterable[str]) -> list[str]:
+    """Takes the partitions out of sight that the source no longer has; returns their names.
+
+    Args:
+        distillation: whose prompts.
+        names: the partitions that the source has, failed ones included.
+    """
+    gone = sorted(set(distillation.files.partitions(ASSET)).difference(names))
+    for partition in gone:
+        remove_current(distillation.files.asset(ASSET, partition))
+    return gone
+
+
+def write_skipped(distillation: Distillation, bad: Iterable[BadRow]) -> Path:
+    """Lists the bad rows of the last reading in `prompts/skipped.jsonl`: {where, partition, reason}, one a line."""
+    path = distillation.files.asset(ASSET) / "skipped.jsonl"
+    lines = [
+        canonical_json({"where": row.where, "partition": row.partition, "reason": row.reason}) + "\n" for row in bad
+    ]
+    write_file(path, lambda aside: aside.write_text("".join(lines), encoding="utf-8"))
+    return path
+
+
+def rendered_prompts(distillation: Distillation, render_key: str) -> pl.DataFrame:
+    """All current prompts that were rendered under `render_key`, each row_hash once; they need no rendering."""
+    frames = [pl.DataFrame(schema=PROMPTS_SCHEMA)]
+    for partition in distillation.files.partitions(ASSET):
+        folder = distillation.files.asset(ASSET, partition)
+        current = read_current(folder)
+        path = _file(folder, current.version) if current is not None else None
+        # A file that is gone is only a lost saving here; `read_prompts` is what complains.
+        if path is not None and path.is_file() and pl.read_parquet_metadata(path).get(_RENDER_KEY) == render_key:
+            frames.append(pl.read_parquet(path))
+    return pl.concat(frames).unique("row_hash", keep="any", maintain_order=False)
+
+
+def _file(folder: Path, version: str) -> Path:
+    return folder / f"{version}.parquet"

@@ -1,0 +1,45 @@
+"""The `student_prompt:` and `curation:` blocks: what students read, and which rows they never see."""
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field
+
+from distill_dagster.spec.base import SpecModel
+
+
+class DropReason(StrEnum):
+    """Why a row is not in the dataset, in the order in which reasons are given."""
+
+    ERROR = "error"
+    REFUSED = "refused"
+    TRUNCATED = "truncated"
+    TOOL_USE = "tool_use"
+    EMPTY = "empty"
+    DUPLICATE = "duplicate"
+    NEAR_DUPLICATE = "near_duplicate"
+    TEST_LEAKAGE = "test_leakage"
+
+
+ALWAYS_DROPPED = frozenset({DropReason.ERROR, DropReason.REFUSED, DropReason.TOOL_USE, DropReason.EMPTY})
+Droppable = Literal["refused", "truncated", "empty", "duplicate", "near_duplicate", "test_leakage"]
+
+
+class StudentPromptSpec(SpecModel):
+    """What students read of the teacher's prompt."""
+
+    system: bool = True
+    few_shot: bool = False
+
+
+class CurationSpec(SpecModel):
+    """Which teacher outputs are kept out of the dataset."""
+
+    drop: list[Droppable] = ["refused", "truncated", "empty", "duplicate", "near_duplicate", "test_leakage"]
+    near_duplicate_threshold: float = Field(
+        0.85, gt=0, le=1, description="Jaccard similarity of two prompts' character 5-grams at which they count as one."
+    )
+    thinking: Literal["exclude", "include"] = Field(
+        "exclude", description="Whether a local teacher's <think>…</think> is part of the training target."
+    )
+    allow_missing: bool = Field(False, description="Build although a current partition has no teacher outputs yet.")

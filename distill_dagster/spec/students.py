@@ -1,0 +1,73 @@
+"""The `students:` block: what is trained, from which base, how."""
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from distill_dagster.spec.base import SpecModel
+
+
+class BaseSpec(SpecModel):
+    """What a student starts from: a model, or the teacher with layers removed.
+
+    A plain string is short for `{model: …}`.
+    """
+
+    model: str | None = Field(None, description="Folder, name under `.models/`, or hub id.")
+    revision: str | None = Field(None, description="Revision on the hub.")
+    prune: str | None = Field(None, description="`teacher`, or a model, whose layers are pruned in depth.")
+    layers: int | None = Field(None, ge=1, description="Layers kept, chosen by measured block influence.")
+    trust_remote_code: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return {"model": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.model is None) == (self.prune is None):
+            raise ValueError("write either a model (hub id or folder) or `{prune: teacher, layers: N}`")
+        if (self.prune is None) != (self.layers is None):
+            raise ValueError("`prune` and `layers` go together")
+        return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        json_schema = handler.resolve_ref_schema(handler(schema))
+        json_schema["type"] = ["object", "string"]
+        return json_schema
+
+
+class LoraSpec(SpecModel):
+    """Low-rank adapters, merged into the checkpoint when training ends."""
+
+    r: int = Field(16, ge=1)
+    alpha: int = Field(32, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: list[str] | None = Field(None, description="Default: every linear layer but the head.")
+
+
+class StudentSpec(SpecModel):
+    """One student: its base, objective and training settings."""
+
+    base: BaseSpec
+    objective: Literal["sft"] = Field("sft", description="sft: cross-entropy on the teacher's completions.")
+    epochs: float = Field(3, gt=0)
+    max_steps: int | None = Field(None, ge=1, description="Stop after this many optimiser steps, whatever the epochs.")
+    learning_rate: float = Field(3e-4, gt=0)
+    lr_scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
+    warmup_ratio: float = Field(0.05, ge=0, lt=1)
+    weight_decay: float = Field(0.01, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    batch_size: int = Field(8, ge=1, description="Rows per device and step.")
+    gradient_accumulation: int = Field(1, ge=1)
+    max_length: int = Field(1024, ge=8, description="Tokens of a row; longer rows are dropped and counted.")
+    lora: LoraSpec | None = None
+    seed: int = 17
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", description="auto: bf16 autocast where the hardware has it, and no part of the student's identity."
+    )
+    checkpoint_steps: int = Field(25, ge=1, description="Optimiser steps between resumable checkpoints.")

@@ -1,0 +1,225 @@
+"""The `student/<name>` stage: trains in the worker, then publishes the checkpoint with its card and manifest."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distill_dagster.errors import StudentError
+from distill_dagster.jobs import RESULT_FILE, ModelRef, PrunedBase, TrainJob, TrainResult
+from distill_dagster.lineage.builds import BuildRecord, Builds, build_key
+from distill_dagster.lineage.manifests import Manifest, read_manifest, spec_hash, write_manifest
+from distill_dagster.lineage.model_digest import digest_model
+from distill_dagster.lineage.model_folder import find_model
+from distill_dagster.project import Distillation
+from distill_dagster.spec.students import StudentSpec
+from distill_dagster.storage import Current, new_folder, read_current, write_current, write_json
+from distill_dagster.students.card import model_card
+from distill_dagster.teachers.leases import Leases
+from distill_dagster.teachers.store import ResponseStore
+from distill_dagster.worker_process import Launch, run_job
+
+STAGE_NUMBER = 1
+# Where and how fast training runs; what it comes to is the same.
+NOT_IDENTITY = frozenset({"base", "checkpoint_steps"})
+
+
+@dataclass(frozen=True)
+class StudentBuild:
+    """An adopted student."""
+
+    name: str
+    version: str
+    folder: Path
+    base_folder: Path
+    result: TrainResult
+    changed: bool
+    trained: bool
+
+
+def asset_of(name: str) -> str:
+    """The asset's folder under the distillation."""
+    return f"students/{name}"
+
+
+def student_build_key(distillation: Distillation, name: str) -> str | None:
+    """The build key of a student; None while there is no dataset."""
+    dataset = read_current(distillation.files.asset("dataset"))
+    if dataset is None:
+        return None
+    spec = _spec(distillation, name)
+    return build_key("student", STAGE_NUMBER, _inputs(distillation, spec, dataset.version), _settings(spec))
+
+
+def student_current(distillation: Distillation, name: str) -> bool:
+    """Whether the current student is the one the dataset and the declaration ask for."""
+    current = read_current(distillation.files.asset(asset_of(name)))
+    key = student_build_key(distillation, name)
+    return current is not None and current.build_key == key and _folder(distillation, name, current.version).is_dir()
+
+
+def read_student(distillation: Distillation, name: str) -> StudentBuild:
+    """The current student.
+
+    Raises:
+        StudentError: it was never trained.
+    """
+    current = read_current(distillation.files.asset(asset_of(name)))
+    if current is None:
+        raise StudentError(
+            f"{distillation.name}: student {name!r} is not trained yet; `distill run {distillation.name}`"
+        )
+    return _published(distillation, name, current.version, changed=False, trained=False)
+
+
+def build_student(
+    distillation: Distillation, name: str, launch: Launch, waiting: Callable[[], None] | None = None
+) -> StudentBuild:
+    """Trains a student, or adopts the one that the same inputs came to before.
+
+    Args:
+        waiting: called when another process is training this very student; its result is then adopted.
+
+    Raises:
+        StudentError: no such student, no dataset yet, or nothing to train on.
+        WorkerError: training failed; its checkpoints stay, and the next call resumes from them.
+    """
+    key = student_build_key(distillation, name)
+    if key is None:
+        raise StudentError(f"{distillation.name}: there is no dataset to train {name!r} on; materialise it first")
+    builds = Builds(distillation.project.home)
+    leases = Leases(ResponseStore(distillation.project.store_url).engine)
+    with leases.hold(f"build/{key}", waiting):
+        known = builds.find(key)
+        if known is not None and _folder(distillation, name, known.version).is_dir():
+            return _adopt(distillation, name, known, trained=False)
+        record = _train(distillation, name, key, launch)
+        return _adopt(distillation, name, builds.adopt(record), trained=True)
+
+
+def _adopt(distillation: Distillation, name: str, record: BuildRecord, *, trained: bool) -> StudentBuild:
+    changed = write_current(distillation.files.asset(asset_of(name)), Current(record.version, record.build_key))
+    return _published(distillation, name, record.version, changed=changed, trained=trained)
+
+
+def _train(distillation: Distillation, name: str, key: str, launch: Launch) -> BuildRecord:
+    spec = _spec(distillation, name)
+    dataset = read_current(distillation.files.asset("dataset"))
+    if dataset is None:
+        raise StudentError(f"{distillation.name}: there is no dataset to train {name!r} on; materialise it first")
+    work = distillation.files.work("train", key)
+    job = _job(distillation, spec, distillation.files.asset("dataset") / dataset.version, work)
+    run_job(job, launch)
+    result = TrainResult.model_validate_json((work / RESULT_FILE).read_text(encoding="utf-8"))
+    version = digest_model(work / "student").version
+    inputs = _inputs(distillation, spec, dataset.version)
+    base_digest = None
+    if (work / "base").is_dir():
+        base_digest = digest_model(work / "base").version
+        _publish_base(distillation, work / "base", base_digest)
+    manifest = Manifest(
+        distillation=distillation.name,
+        asset=f"student/{name}",
+        version=version,
+        build_key=key,
+        inputs=inputs,
+        spec_hash=spec_hash(distillation.spec),
+        counts={"rows_trained": result.rows_trained, "rows_over_length": result.rows_over_length},
+        details={
+            "objective": spec.objective,
+            "settings": _settings(spec),
+            "base": spec.base.model_dump(mode="json", exclude_none=True),
+            "base_version": base_digest,
+            "teacher": distillation.spec.teacher.model,
+            "authorization": distillation.spec.teacher.authorization,
+            "result": result.model_dump(mode="json", exclude={"measurements"}),
+        },
+    )
+    with new_folder(_folder(distillation, name, version)) as folder:
+        shutil.copytree(work / "student", folder, dirs_exist_ok=True)
+        write_json(folder / "measurements.json", result.measurements)
+        (folder / "README.md").write_text(model_card(distillation, name, manifest, result), encoding="utf-8")
+        write_manifest(folder, manifest)
+    shutil.rmtree(work)
+    return BuildRecord(key, "student", version, inputs, {"rows_trained": result.rows_trained})
+
+
+def _publish_base(distillation: Distillation, source: Path, version: str) -> None:
+    with new_folder(_base_folder(distillation, version)) as folder:
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+
+
+def _published(distillation: Distillation, name: str, version: str, *, changed: bool, trained: bool) -> StudentBuild:
+    folder = _folder(distillation, name, version)
+    details: Mapping[str, Any] = read_manifest(folder)["details"]
+    spec = _spec(distillation, name)
+    base_version = details["base_version"]
+    base = (
+        _base_folder(distillation, base_version)
+        if base_version
+        else find_model(distillation, str(spec.base.model), spec.base.revision)
+    )
+    return StudentBuild(
+        name=name,
+        version=version,
+        folder=folder,
+        base_folder=base,
+        result=TrainResult.model_validate({**details["result"], "measurements": {}}),
+        changed=changed,
+        trained=trained,
+    )
+
+
+def _job(distillation: Distillation, spec: StudentSpec, dataset: Path, out: Path) -> TrainJob:
+    teacher = distillation.spec.teacher
+    return TrainJob(
+        base=_base(distillation, spec),
+        teacher=ModelRef(source=str(find_model(distillation, teacher.model))) if teacher.is_local else None,
+        dataset=dataset,
+        out=out,
+        **spec.model_dump(exclude={"base", "objective"}),
+    )
+
+
+def _base(distillation: Distillation, spec: StudentSpec) -> ModelRef | PrunedBase:
+    base = spec.base
+    source = ModelRef(
+        source=str(_base_source(distillation, spec)),
+        trust_remote_code=base.trust_remote_code,
+    )
+    return PrunedBase(model=source, layers=base.layers) if base.layers is not None else source
+
+
+def _base_source(distillation: Distillation, spec: StudentSpec) -> Path:
+    name = spec.base.model or spec.base.prune or ""
+    return find_model(distillation, distillation.spec.teacher.model if name == "teacher" else name, spec.base.revision)
+
+
+def _inputs(distillation: Distillation, spec: StudentSpec, dataset_version: str) -> dict[str, str]:
+    base = digest_model(_base_source(distillation, spec), distillation.project.home / "digests")
+    return {"dataset": dataset_version, "base": base.version}
+
+
+def _settings(spec: StudentSpec) -> dict[str, Any]:
+    settings = spec.model_dump(mode="json", exclude=set(NOT_IDENTITY))
+    if spec.precision == "auto":
+        del settings["precision"]
+    settings["layers"] = spec.base.layers
+    return settings
+
+
+def _spec(distillation: Distillation, name: str) -> StudentSpec:
+    students = distillation.spec.students
+    if name not in students:
+        known = ", ".join(students) or "none"
+        raise StudentError(f"{distillation.name} declares no student {name!r} (known: {known})")
+    return students[name]
+
+
+def _folder(distillation: Distillation, name: str, version: str) -> Path:
+    return distillation.files.asset(asset_of(name)) / version
+
+
+def _base_folder(distillation: Distillation, version: str) -> Path:
+    return distillation.files.asset("bases") / version

@@ -1,0 +1,152 @@
+"""Gets every request of a distillation answered once: claims what is missing, stores what comes, waits for others."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from distill_dagster.errors import BudgetError, TeacherError
+from distill_dagster.progress import Progress, report
+from distill_dagster.teachers.budget import MICRO, Budget
+from distill_dagster.teachers.leases import POLL_S, Leases
+from distill_dagster.teachers.protocol import Response, Teacher, Unanswered
+from distill_dagster.teachers.store import ResponseStore
+
+STAGE = "teacher_outputs"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What came of asking.
+
+    Attributes:
+        needed: distinct requests.
+        stored: those answered before.
+        answered: those this process got answered.
+        cost_microusd: what the latter cost.
+    """
+
+    needed: int
+    stored: int
+    answered: int
+    cost_microusd: int
+
+
+class Asking:
+    """One call of `ask`: the requests of all partitions of a run, through one teacher."""
+
+    def __init__(
+        self, store: ResponseStore, teacher: Teacher, budget: Budget, *, claim_size: int, announce: bool
+    ) -> None:
+        """Args:
+        claim_size: requests claimed at a time.
+        announce: report progress as answers are stored; a worker that reports its own needs no second voice.
+        """
+        self._store = store
+        self._teacher = teacher
+        self._budget = budget
+        self._claim_size = claim_size
+        self._announce = announce
+        self._leases = Leases(store.engine)
+        self._answered = 0
+        self._cost_microusd = 0
+        self._total = 0
+        self._out_of_budget: str | None = None
+
+    def ask(self, requests: pl.DataFrame) -> Asked:
+        """Returns when every request has an answer in the store.
+
+        Args:
+            requests: request_key and messages.
+
+        Raises:
+            BudgetError: the budget does not allow the next request; all answers so far are stored.
+            TeacherError: the teacher could not be asked, or some requests failed in a way that may pass.
+        """
+        distinct = requests.unique("request_key", keep="first", maintain_order=True)
+        missing = distinct.join(self._store.missing(distinct["request_key"]).to_frame(), on="request_key", how="semi")
+        stored = len(distinct) - len(missing)
+        if len(missing):
+            self._teacher.check()
+            self._total = len(missing)
+            with self._leases.alive():
+                self._answer(missing)
+        return Asked(len(distinct), stored, self._answered, self._cost_microusd)
+
+    def _answer(self, missing: pl.DataFrame) -> None:
+        while len(missing):
+            before = self._answered
+            unanswered = self._teacher.answer(self._claims(missing), self._deliver)
+            self._give_back(unanswered)
+            if unanswered.stop:
+                raise unanswered.stop
+            if self._out_of_budget:
+                raise BudgetError(self._out_of_budget)
+            if len(unanswered):
+                raise TeacherError(self._unanswered_message(unanswered))
+            left = self._store.missing(missing["request_key"])
+            missing = missing.join(left.to_frame(), on="request_key", how="semi")
+            if len(missing) and self._answered == before:
+                time.sleep(POLL_S)  # another process is asking these
+
+    def _give_back(self, unanswered: Unanswered) -> None:
+        with self._store.writing() as connection:
+            self._budget.cancel_in(connection, unanswered.unbilled)
+            self._leases.release_in(connection, [*unanswered.unbilled, *unanswered.perhaps_billed])
+
+    def _unanswered_message(self, unanswered: Unanswered) -> str:
+        reasons = ", ".join(f"{count} × {reason}" for reason, count in sorted(unanswered.reasons.items()))
+        return (
+            f"{len(unanswered)} of {self._total} requests got no answer this time ({reasons}); "
+            f"run again to ask just those ({self._answered} answers of this run are stored)"
+        )
+
+    def _claims(self, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
+        """Claims and reserves the next requests whenever the teacher has room."""
+        for chunk in missing.iter_slices(self._claim_size):
+            claimed = self._claim(chunk)
+            if len(claimed):
+                yield claimed
+            if self._out_of_budget:
+                return
+
+    def _claim(self, chunk: pl.DataFrame) -> pl.DataFrame:
+        keys: list[str] = chunk["request_key"].to_list()
+        with self._store.writing() as connection:
+            held = self._leases.acquire_in(connection, keys)
+            # what another process answered between our look and our claim
+            fresh = set(self._store.missing_in(connection, [key for key in keys if key in held]))
+            bounds = zip(keys, self._teacher.most_microusd(chunk).to_list(), strict=True)
+            costs = {key: bound for key, bound in bounds if key in fresh}
+            granted = self._budget.reserve_in(connection, costs)
+            if len(granted) < len(costs):
+                self._out_of_budget = self._budget_message(self._budget.spent_in(connection))
+            self._leases.release_in(connection, held.difference(granted))
+        return chunk.filter(pl.col("request_key").is_in(granted))
+
+    def _budget_message(self, spent_microusd: int) -> str:
+        limit = (self._budget.limit_microusd or 0) / MICRO
+        return (
+            f"{self._budget.distillation}: the next request could exceed teacher.budget_usd: {limit:.2f} "
+            f"(spent or reserved: ${spent_microusd / MICRO:.4f}). All answers so far are stored; "
+            "raise the budget and run again to go on"
+        )
+
+    def _deliver(self, answers: Sequence[Response]) -> None:
+        with self._store.writing() as connection:
+            self._store.add_in(
+                connection,
+                answers,
+                self._teacher.identity,
+                transport=self._teacher.transport,
+                client_version=self._teacher.version,
+            )
+            self._budget.settle_in(connection, {a.request_key: a.usage.cost_microusd for a in answers})
+            self._leases.release_in(connection, [a.request_key for a in answers])
+        self._answered += len(answers)
+        self._cost_microusd += sum(a.usage.cost_microusd for a in answers)
+        if not self._announce:
+            return
+        metrics = {"cost_usd": self._cost_microusd / MICRO} if self._cost_microusd else {}
+        report(Progress(STAGE, self._answered, self._total, "answers", metrics))

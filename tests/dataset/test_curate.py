@@ -1,0 +1,151 @@
+"""Every answer ends kept or dropped, for exactly one reason."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distill_dagster.dataset.curate import DROPPED_SCHEMA, KEPT_SCHEMA, Curated, curate
+from distill_dagster.spec.curation import CurationSpec
+from tests.dataset.conftest import output, outputs_frame, prompt, prompts_frame
+
+ALL = ["refused", "truncated", "empty", "duplicate", "near_duplicate", "test_leakage"]
+LONG = "please explain in a few words how a bicycle stays upright while somebody rides it along the road"
+
+
+def run(prompts: list[dict[str, Any]], outputs: list[dict[str, Any]], **curation: Any) -> Curated:
+    return curate(prompts_frame(prompts), outputs_frame(outputs), CurationSpec.model_validate(curation))
+
+
+def reasons(curated: Curated) -> dict[str, tuple[str, str | None]]:
+    return {row[0]: row[1:] for row in curated.dropped.select("prompt_id", "reason", "detail").iter_rows()}
+
+
+def test_a_usable_answer_becomes_a_dataset_row() -> None:
+    curated = run([prompt("a", "Q?", "validation")], [output("a", "A.", token_ids=[5, 6, 2])])
+
+    row = curated.kept.row(0, named=True)
+    assert dict(curated.kept.schema) == KEPT_SCHEMA
+    assert row["messages"] == '[{"content":"Q?","role":"user"}]'
+    assert (row["completion"], row["completion_ids"], row["split"], row["sample"]) == ("A.", [5, 6, 2], "validation", 0)
+    assert curated.dropped.is_empty()
+
+
+@pytest.mark.parametrize("drop", [ALL, []])
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ({"status": "error", "completion": None, "detail": "overloaded"}, ("error", "overloaded")),
+        ({"status": "refused", "completion": "I", "detail": "safety"}, ("refused", "safety")),
+        ({"status": "tool_use", "completion": "Let me look"}, ("tool_use", None)),
+        ({"completion": " \n"}, ("empty", None)),
+        ({"completion": None}, ("empty", None)),
+    ],
+)
+def test_an_answer_without_a_target_is_dropped_whatever_the_list(
+    answer: dict[str, Any], reason: tuple[str, str | None], drop: list[str]
+) -> None:
+    curated = run([prompt("a"), prompt("b")], [output("a", **answer), output("b")], drop=drop)
+
+    assert reasons(curated) == {"a": reason}
+
+
+def test_a_prompt_without_output_is_dropped_as_error() -> None:
+    assert reasons(run([prompt("a"), prompt("b")], [output("b")])) == {"a": ("error", "no teacher output")}
+
+
+def test_truncated_answers_are_kept_on_request() -> None:
+    prompts, outputs = [prompt("a")], [output("a", "half an ans", status="truncated")]
+
+    assert reasons(run(prompts, outputs)) == {"a": ("truncated", None)}
+    assert run(prompts, outputs, drop=[]).kept["completion"].to_list() == ["half an ans"]
+
+
+def test_duplicates_near_duplicates_and_leakage() -> None:
+    prompts = [
+        prompt("a", LONG),
+        prompt("b", f"{LONG}?"),
+        prompt("c", f"{LONG} ok"),
+        prompt("d", "What is a volcano made of, and why does it sometimes erupt so violently?"),
+        prompt("v", "What is a volcano made of, and why does it sometimes erupt so violently, sir?", "validation"),
+        prompt("t", "Which planet has the most moons, and how many have been counted there so far?", "test"),
+        prompt("w", "Which planet has the most moons, and how many have been counted there so far, sir?", "validation"),
+    ]
+
+    curated = run(prompts, [output(row["prompt_id"]) for row in prompts])
+
+    assert reasons(curated) == {
+        "b": ("duplicate", "a"),
+        "c": ("near_duplicate", "a"),
+        "d": ("test_leakage", "v"),
+        "w": ("test_leakage", "t"),
+    }
+
+
+def test_checks_left_out_of_the_list_drop_nothing() -> None:
+    prompts = [prompt("a", LONG), prompt("b", f"{LONG}?"), prompt("t", f"{LONG} ok", "test")]
+    outputs = [output(row["prompt_id"]) for row in prompts]
+
+    assert reasons(run(prompts, outputs, drop=[])) == {}
+    assert reasons(run(prompts, outputs, drop=["duplicate"])) == {"b": ("duplicate", "a")}
+    assert {*reasons(run(prompts, outputs, drop=["test_leakage"])).values()} == {("test_leakage", "t")}
+
+
+def test_an_unusable_answer_does_not_drop_its_duplicate() -> None:
+    curated = run([prompt("a", LONG), prompt("b", LONG)], [output("a", status="refused"), output("b")])
+
+    assert reasons(curated) == {"a": ("refused", None)}
+    assert curated.kept["prompt_id"].to_list() == ["b"]
+
+
+def test_thinking_is_a_target_only_on_request() -> None:
+    prompts = [prompt("a"), prompt("b")]
+    outputs = [output("a", "42", thinking="Let me see.", token_ids=[1, 2]), output("b", "7", token_ids=[3])]
+
+    plain = run(prompts, outputs).kept
+    thought = run(prompts, outputs, thinking="include").kept
+
+    assert plain["completion"].to_list() == ["42", "7"]
+    assert plain["completion_ids"].to_list() == [None, [3]]
+    assert thought["completion"].to_list() == ["<think>\nLet me see.\n</think>\n\n42", "7"]
+    assert thought["completion_ids"].to_list() == [[1, 2], [3]]
+
+
+answers = st.tuples(
+    st.sampled_from(["answered", "truncated", "refused", "tool_use", "error"]),
+    st.sampled_from([None, "", "an answer", "another"]),
+)
+records = st.lists(
+    st.tuples(
+        st.sampled_from([LONG, f"{LONG}!", f"{LONG} ok", "hi", "HI?", "何？"]),
+        st.sampled_from(["train", "validation", "test"]),
+        st.lists(answers, max_size=2),
+    ),
+    max_size=8,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(records, st.sets(st.sampled_from(ALL)), st.randoms())
+def test_every_answer_ends_exactly_once_whatever_the_order(records: Any, drop: set[str], shuffler: Any) -> None:
+    prompts = [prompt(f"p{i}", text, split) for i, (text, split, _) in enumerate(records)]
+    outputs = [
+        output(f"p{i}", completion, sample, status=status)
+        for i, (_, _, given_answers) in enumerate(records)
+        for sample, (status, completion) in enumerate(given_answers)
+    ]
+    curated = run(prompts, outputs, drop=sorted(drop))
+
+    ends = [*curated.kept.select("prompt_id", "sample").rows(), *curated.dropped.select("prompt_id", "sample").rows()]
+    silent = {f"p{i}" for i, (_, _, given_answers) in enumerate(records) if not given_answers}
+    answered = {(row["prompt_id"], row["sample"]) for row in outputs}
+    assert len(ends) == len(set(ends))
+    assert set(ends) == answered | {(name, None) for name in silent}
+    assert dict(curated.dropped.schema) == DROPPED_SCHEMA
+
+    shuffler.shuffle(prompts)
+    shuffler.shuffle(outputs)
+    again = run(prompts, outputs, drop=sorted(drop))
+    assert again.kept.equals(curated.kept)
+    assert again.dropped.equals(curated.dropped)

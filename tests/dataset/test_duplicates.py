@@ -1,0 +1,129 @@
+"""Exact and near duplicates: who stays, and that the exact similarity decides."""
+
+import random
+import subprocess
+import sys
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distill_dagster.dataset.duplicates import comparable, exact_duplicates, jaccard, near_duplicates
+from distill_dagster.prompts.identity import normalise
+from tests.dataset.conftest import prompt, prompts_frame
+
+LONG = "please explain in a few words how a bicycle stays upright while somebody rides it along the road"
+
+
+def shingles(text: str) -> set[str]:
+    text = normalise(text)
+    return {text[i : i + 5] for i in range(len(text) - 4)} or {text}
+
+
+def near(rows: list[dict[str, str]], threshold: float = 0.85, within: bool = True, across: bool = True) -> list[tuple]:
+    found = near_duplicates(comparable(prompts_frame(rows)), threshold, within=within, across=across)
+    return sorted(found.iter_rows())
+
+
+def test_the_order_of_winning_is_test_validation_train_then_id() -> None:
+    rows = [prompt("b"), prompt("a"), prompt("z", split="test"), prompt("y", split="validation")]
+
+    assert comparable(prompts_frame(rows))["prompt_id"].to_list() == ["z", "y", "a", "b"]
+
+
+def test_exact_duplicates_are_found_per_sample() -> None:
+    prompts = comparable(prompts_frame([prompt("a", "What is AI?"), prompt("b", "what is AI"), prompt("c", "other")]))
+    answers = pl.DataFrame({"prompt_id": ["a", "b", "b", "c"], "sample": [0, 0, 1, 0]})
+
+    assert exact_duplicates(answers, prompts).rows() == [("b", 0, "a")]
+
+
+def test_a_test_prompt_outranks_a_smaller_id() -> None:
+    rows = [prompt("a", LONG), prompt("t", f"{LONG}.", "test")]
+    answers = pl.DataFrame({"prompt_id": ["a", "t"], "sample": [0, 0]})
+
+    assert exact_duplicates(answers, comparable(prompts_frame(rows))).rows() == [("a", 0, "t")]
+    assert near(rows) == [("a", "t", False)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        LONG,
+        "自転車はなぜ倒れずに走ることができるのか、わかりやすく説明してください。",
+        "كيف تبقى الدراجة متوازنة أثناء الركوب على الطريق؟",
+    ],
+)
+def test_near_duplicates_in_several_scripts(text: str) -> None:
+    assert near([prompt("a", text), prompt("b", f"{text} ok"), prompt("c", "unrelated question 🙂")]) == [
+        ("b", "a", True)
+    ]
+
+
+def test_only_the_resemblances_asked_for_count() -> None:
+    rows = [prompt("a", LONG), prompt("b", f"{LONG} ok"), prompt("t", f"{LONG} so", "test")]
+
+    assert near(rows, within=False) == [("a", "t", False), ("b", "t", False)]
+    assert near(rows, across=False) == [("b", "a", True)]
+
+
+def test_prompts_under_different_system_prompts_are_different_questions() -> None:
+    rows = [prompt("a", LONG, system="Answer in French."), prompt("b", LONG, system="Answer in German.")]
+    answers = pl.DataFrame({"prompt_id": ["a", "b"], "sample": [0, 0]})
+
+    assert near(rows) == []
+    assert exact_duplicates(answers, comparable(prompts_frame(rows))).is_empty()
+
+
+def test_chains_do_not_collapse() -> None:
+    """a resembles b and b resembles c, but c does not resemble a: b goes, c stays."""
+    words = LONG.split()
+    texts = [" ".join(words), " ".join([*words[1:], "today"]), " ".join([*words[3:], "today", "or", "tomorrow"])]
+    assert jaccard(shingles(texts[0]), shingles(texts[2])) < 0.7 <= jaccard(shingles(texts[1]), shingles(texts[2]))
+
+    assert near([prompt(name, text) for name, text in zip("abc", texts, strict=True)], 0.7) == [("b", "a", True)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from([0.5, 0.7, 0.85, 1.0]))
+def test_near_duplicates_agree_with_comparing_all_pairs(seed: int, threshold: float) -> None:
+    chooser = random.Random(seed)
+    base = LONG.split()
+    texts = []
+    for _ in range(12):
+        words = [chooser.choice(["x", "yes", word]) if chooser.random() < 0.06 else word for word in base]
+        texts.append(" ".join(words))
+    rows = [prompt(f"{i:02d}", text, chooser.choice(["train", "test", "validation"])) for i, text in enumerate(texts)]
+
+    kept: list[str] = []
+    expected = []
+    ordered = comparable(prompts_frame(rows))
+    split = dict(ordered.select("prompt_id", "split").iter_rows())
+    text = dict(ordered.select("prompt_id", "normal").iter_rows())
+    for one in ordered["prompt_id"]:
+        other = next((o for o in kept if jaccard(shingles(text[one]), shingles(text[o])) >= threshold), None)
+        if other is None:
+            kept.append(one)
+        else:
+            expected.append((one, other, split[one] == split[other]))
+
+    assert near(rows, threshold) == sorted(expected)
+
+
+def test_another_process_finds_the_same() -> None:
+    code = (
+        "from tests.dataset.test_duplicates import *\n"
+        "print(near([prompt(str(i), LONG + 'abcdefgh'[i]) for i in range(8)], 0.97))"
+    )
+    runs = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": "."},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+
+    assert len(runs) == 1

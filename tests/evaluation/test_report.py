@@ -1,0 +1,173 @@
+"""What is written to disk: the page, the report as data, the predictions, the timings."""
+
+import dataclasses
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from distill_dagster.evaluation.model import EvaluationInputs, EvaluationReport
+from distill_dagster.evaluation.write import evaluation_version, write_evaluation
+
+FILES = {"report.html", "report.json", "predictions.parquet", "measurements.json"}
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text as a browser would see them."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.texts: list[str] = []
+        self.feed(source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+def page_of(folder: Path, inputs: EvaluationInputs) -> str:
+    write_evaluation(folder, inputs)
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_four_files_and_the_report_reads_back(tmp_path: Path, inputs: EvaluationInputs) -> None:
+    report = write_evaluation(tmp_path, inputs)
+
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+    assert EvaluationReport.model_validate_json((tmp_path / "report.json").read_text(encoding="utf-8")) == report
+
+
+def test_numbers_can_be_computed_again_from_the_predictions(tmp_path: Path, inputs: EvaluationInputs) -> None:
+    write_evaluation(tmp_path, inputs)
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+
+    rows = pl.read_parquet(tmp_path / "predictions.parquet")
+    by_model = rows.group_by("model").agg(
+        rouge_l=pl.col("rouge_l_vs_reference").mean(),
+        forward_kl=pl.col("kl_sum").sum() / pl.col("kl_tokens").sum(),
+        top1=pl.col("top1_hits").sum() / pl.col("kl_tokens").sum(),
+        no_stop=(~pl.col("stopped")).mean(),
+    )
+    for table, name in (
+        ("quality", "rouge_l"),
+        ("fidelity", "forward_kl"),
+        ("fidelity", "top1"),
+        ("health", "no_stop"),
+    ):
+        (measure,) = [m for m in report[table] if m["name"] == name]
+        for model, value in by_model.select("model", name).iter_rows():
+            if model in measure["systems"] and measure["systems"][model]["n"]:
+                assert measure["systems"][model]["value"] == pytest.approx(value), (name, model)
+
+
+def test_equal_inputs_give_equal_files_but_for_timings(tmp_path: Path, inputs: EvaluationInputs) -> None:
+    slower = dataclasses.replace(
+        inputs,
+        prediction=inputs.prediction.model_copy(update={"measurements": {"student": {"tokens_per_second": 3.0}}}),
+        training=inputs.training.model_copy(update={"measurements": {"seconds": 9.0}}),
+        generated=inputs.generated.reverse(),
+        test=inputs.test.reverse(),
+    )
+    (first, second) = (tmp_path / "first", tmp_path / "second")
+    write_evaluation(first, inputs)
+    write_evaluation(second, slower)
+
+    assert (first / "report.json").read_bytes() == (second / "report.json").read_bytes()
+    assert pl.read_parquet(first / "predictions.parquet").equals(pl.read_parquet(second / "predictions.parquet"))
+    assert (first / "measurements.json").read_bytes() != (second / "measurements.json").read_bytes()
+    assert evaluation_version(first) == evaluation_version(second)
+
+
+def test_another_answer_or_another_gate_is_another_version(tmp_path: Path, inputs: EvaluationInputs) -> None:
+    evaluation = inputs.spec.evaluation
+    ungated = inputs.spec.model_copy(update={"evaluation": evaluation.model_copy(update={"gate": None})})
+    others = {
+        "same": inputs,
+        "answer": dataclasses.replace(inputs, generated=inputs.generated.with_columns(prediction=pl.lit("other"))),
+        "gate": dataclasses.replace(inputs, spec=ungated),
+    }
+    for name, other in others.items():
+        write_evaluation(tmp_path / name, other)
+
+    assert len({evaluation_version(tmp_path / name) for name in others}) == 3
+
+
+def test_a_loss_that_is_not_finite_is_null_and_reads_back(tmp_path: Path, inputs: EvaluationInputs) -> None:
+    diverged = inputs.training.model_copy(update={"train_loss": float("nan"), "loss_curve": [(5, float("inf"))]})
+    write_evaluation(tmp_path, dataclasses.replace(inputs, training=diverged))
+    text = (tmp_path / "report.json").read_text(encoding="utf-8")
+
+    training = EvaluationReport.model_validate_json(text).training
+
+    assert (training.train_loss, training.loss_curve) == (None, [(5, None)])
+    assert list(json.loads(text)) == sorted(json.loads(text))
+
+
+def test_the_page_asks_nothing_of_the_network_and_runs_nothing(tmp_path: Path, inputs: EvaluationInputs) -> None:
+    source = page_of(tmp_path, inputs)
+    page = Page(source)
+
+    assert "script" not in page.tags
+    assert not [a for a in page.attributes if a[0] in {"src", "srcset", "action"} or a[0].startswith("on")]
+    assert [value for name, value in page.attributes if name == "href"] == ["data:,"]
+    assert not re.search(r"https?://|@import|url\(", source)
+
+
+def test_model_text_stays_text(tmp_path: Path, hostile: EvaluationInputs) -> None:
+    source = page_of(tmp_path, hostile)
+    page = Page(source)
+
+    assert "script" not in page.tags
+    assert page.tags.count("style") == 1
+    assert "\x00" not in source
+    shown = [text for text in page.texts if "<script>alert(1)</script>" in text and "{{ 7*7 }}" in text]
+    assert len(shown) > 20
+    assert "49" not in "".join(shown)
+
+
+def test_undefined_is_a_dash_and_never_0(tmp_path: Path, hosted: EvaluationInputs) -> None:
+    source = page_of(tmp_path, hosted)
+    cards = re.findall(r'<div class="card"><strong>(.*?)</strong><span>(.*?)</span>', source)
+
+    assert cards[0] == ("–", "of the teacher’s ROUGE-L kept")
+    assert cards[3][0] == "412"
+    assert "Not measured: no row of the test split has a human reference" in source
+    assert "Agreement per token is not measured" in source
+    no_stop = re.search(r"Answers without a stop.*?<td class=\"(.*?)\">(.*?)</td>", source, re.DOTALL)
+    assert no_stop is not None
+    assert no_stop.groups() == ("num none", "–")
+
+
+def test_one_group_has_values_but_no_intervals(tmp_path: Path, inputs: EvaluationInputs) -> None:
+    one_group = dataclasses.replace(inputs, test=inputs.test.with_columns(group_id=pl.lit("only")))
+
+    source = page_of(tmp_path, one_group)
+
+    assert "n 71/1 · no interval" in source
+    assert "Nothing can be said of the student and its undistilled base" in source
+    assert 'class="verdict better"' not in source
+
+
+def test_long_answers_are_cut_on_the_page_with_notice(tmp_path: Path, inputs: EvaluationInputs) -> None:
+    long = inputs.generated.with_columns(prediction=pl.lit("x" * 10_000))
+
+    assert "… (6,000 more characters)" in page_of(tmp_path, dataclasses.replace(inputs, generated=long))
+
+
+def test_a_missing_base_leaves_dashes(tmp_path: Path, inputs: EvaluationInputs) -> None:
+    assert inputs.fidelity is not None
+    alone = dataclasses.replace(
+        inputs,
+        generated=inputs.generated.filter(pl.col("model") == "student"),
+        fidelity=inputs.fidelity.filter(pl.col("model") == "student"),
+    )
+
+    assert "The student falls behind its teacher on ROUGE-L" in page_of(tmp_path, alone)
