@@ -11,6 +11,7 @@ import polars_hash as plh
 VERSION_HEX_CHARS = 32
 _ROW_ENCODING = 1  # the row encoding of polars-hash: a published, frozen format
 _SLICE_ROWS = 65_536
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def canonical_json(value: Any) -> str:
@@ -23,7 +24,7 @@ def canonical_json(value: Any) -> str:
         ValueError: NaN, infinity, or text that is not valid Unicode (a lone surrogate).
     """
     _check_keys(value)
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    text = _ENCODER.encode(value)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -16,7 +16,7 @@ from distill_dagster.lineage.manifests import read_manifest
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.store import remove_vanished
 from distill_dagster.storage import read_current
-from tests.dataset.conftest import output, prompt, publish_outputs, publish_prompts
+from tests.dataset.frames import output, prompt, publish_outputs, publish_prompts
 
 Declare = Callable[..., Distillation]
 SPLITS = ("train", "validation", "test")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from distill_dagster.dataset.curate import DROPPED_SCHEMA, KEPT_SCHEMA, Curated, curate
 from distill_dagster.spec.curation import CurationSpec
-from tests.dataset.conftest import output, outputs_frame, prompt, prompts_frame
+from tests.dataset.frames import output, outputs_frame, prompt, prompts_frame
 
 ALL = ["refused", "truncated", "empty", "duplicate", "near_duplicate", "test_leakage"]
 LONG = "please explain in a few words how a bicycle stays upright while somebody rides it along the road"

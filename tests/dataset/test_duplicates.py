@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from distill_dagster.dataset.duplicates import comparable, exact_duplicates, jaccard, near_duplicates
 from distill_dagster.prompts.identity import normalise
-from tests.dataset.conftest import prompt, prompts_frame
+from tests.dataset.frames import prompt, prompts_frame
 
 LONG = "please explain in a few words how a bicycle stays upright while somebody rides it along the road"
 
