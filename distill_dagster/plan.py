@@ -122,9 +122,10 @@ def plan_partitioned(
         for name in build.partitions
         if name in wanted and (name in prompts or not outputs_current(distillation, name, identity))
     }
-    removed = sorted(set(distillation.files.partitions(Asset.PROMPTS)).difference(build.names))
+    known = distillation.files.partitions(Asset.PROMPTS)
+    removed = sorted(set(known).difference(build.names)) if build.is_complete and only is None else ()
     failed = {name: message for name, message in build.failed.items() if name in wanted}
-    return PartitionedPlan(prompts, outputs, tuple(removed) if only is None else (), failed, build.names)
+    return PartitionedPlan(prompts, outputs, tuple(removed), failed, build.names)
 
 
 def plan_rest(distillation: Distillation, identity: TeacherIdentity, students: Sequence[str]) -> list[Step]:

@@ -38,7 +38,9 @@ def declare(tmp_path: Path) -> Callable[..., Distillation]:
         folder = root / "assets" / name
         folder.mkdir(parents=True, exist_ok=True)
         indented = "".join(f"  {line}\n" for line in attributes.strip("\n").splitlines())
-        (folder / "defs.yaml").write_text(f"type: distill_dagster.Distillation\nattributes:\n{indented}", encoding="utf-8")
+        (folder / "defs.yaml").write_text(
+            f"type: distill_dagster.Distillation\nattributes:\n{indented}", encoding="utf-8"
+        )
         for file, content in files.items():
             (folder / file.replace("__", ".")).write_text(content, encoding="utf-8")
         project = Project(root=root, home=root / ".distill")

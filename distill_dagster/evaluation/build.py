@@ -11,11 +11,15 @@ from distill_dagster.dataset.build import dropped_rows
 from distill_dagster.errors import EvaluationError
 from distill_dagster.evaluation.metadata import metric_plot_markdown, summary_markdown
 from distill_dagster.evaluation.model import EvaluationInputs, EvaluationReport, ModelNames, Versions
-from distill_dagster.evaluation.predictions import logical_columns
-from distill_dagster.evaluation.write import PREDICTIONS_FILE, REPORT_HTML_FILE, REPORT_JSON_FILE, write_evaluation
+from distill_dagster.evaluation.write import (
+    PREDICTIONS_FILE,
+    REPORT_HTML_FILE,
+    REPORT_JSON_FILE,
+    evaluation_version,
+    write_evaluation,
+)
 from distill_dagster.jobs import RESULT_FILE, ModelRef, PredictJob, PredictModel, PredictResult
 from distill_dagster.lineage.builds import BuildRecord, Builds, build_key
-from distill_dagster.lineage.hashing import frame_version
 from distill_dagster.lineage.manifests import Manifest, read_manifest, spec_hash, write_manifest
 from distill_dagster.lineage.model_digest import digest_model
 from distill_dagster.lineage.model_folder import find_model
@@ -133,7 +137,7 @@ def _evaluate(distillation: Distillation, student: str, key: str, launch: Launch
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
     report = write_evaluation(aside, evaluation)
-    version = frame_version(pl.read_parquet(aside / PREDICTIONS_FILE), logical_columns(distillation.spec.evaluation.metrics))
+    version = evaluation_version(aside)
     with new_folder(_folder(distillation, student, version)) as folder:
         shutil.copytree(aside, folder, dirs_exist_ok=True)
         manifest = Manifest(

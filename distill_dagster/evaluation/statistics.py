@@ -15,7 +15,7 @@ from typing import TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy.special import stdtrit
 
 BOOTSTRAP_MIN_CLUSTERS = 50
 BOOTSTRAP_RESAMPLES = 10_000
@@ -173,7 +173,7 @@ def _t_interval(value: float, influence: Floats, confidence: float) -> tuple[flo
     """Cluster-robust t interval with G - 1 degrees of freedom; with one row a cluster it is Student's."""
     n_clusters = len(influence)
     error = float(np.sqrt(n_clusters / (n_clusters - 1) * np.square(influence).sum()))
-    reach = float(stats.t.ppf((1 + confidence) / 2, n_clusters - 1)) * error
+    reach = float(stdtrit(n_clusters - 1, (1 + confidence) / 2)) * error
     return value - reach, value + reach
 
 

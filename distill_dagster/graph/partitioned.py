@@ -16,8 +16,15 @@ from distill_dagster.graph.partitions import partitions_of
 from distill_dagster.graph.worker import observing, pipes_launch
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.build import PromptBuild, build_prompts
-from distill_dagster.prompts.store import PROMPTS_SCHEMA, write_prompts
-from distill_dagster.teachers.outputs import OUTPUTS_SCHEMA, OutputsBuild, build_outputs, make_teacher, read_outputs
+from distill_dagster.prompts.store import PROMPTS_SCHEMA, write_prompts, write_skipped
+from distill_dagster.teachers.outputs import (
+    OUTPUTS_SCHEMA,
+    OutputsBuild,
+    build_outputs,
+    make_teacher,
+    read_outputs,
+    remove_partitions,
+)
 
 VERSION_TAG = "dagster/data_version"
 Metadata = Mapping[str, dg.MetadataValue]
@@ -81,6 +88,12 @@ def _make_prompts(
     context: dg.AssetExecutionContext, distillation: Distillation, key: dg.AssetKey, wanted: set[str]
 ) -> dict[str, str]:
     build: PromptBuild = build_prompts(distillation)
+    if build.is_complete:
+        remove_partitions(distillation, build.names)
+    if build.bad:
+        context.log.warning(
+            f"{len(build.bad)} rows are no prompts; they are listed in {write_skipped(distillation, build.bad)}"
+        )
     for partition in sorted(wanted.intersection(build.partitions)):
         made = build.partitions[partition]
         write_prompts(distillation, partition, made)

@@ -8,12 +8,10 @@ import dagster as dg
 from distill_dagster.graph.definitions import build_definitions
 from distill_dagster.graph.instance_home import fail_dead_runs, process_tag
 from distill_dagster.graph.keys import asset_key
-from distill_dagster.graph.partitions import register
-from distill_dagster.plan import Asset, PartitionedPlan, Request, Step, plan_partitioned, plan_rest
+from distill_dagster.graph.partitions import partitions_of, register
+from distill_dagster.plan import Asset, Request, Step, plan_partitioned, plan_rest
 from distill_dagster.project import Distillation
-from distill_dagster.prompts.store import remove_vanished
-from distill_dagster.storage import remove_current
-from distill_dagster.teachers.outputs import make_teacher
+from distill_dagster.teachers.outputs import make_teacher, remove_partitions
 from distill_dagster.worker_process import no_launch
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
@@ -56,20 +54,14 @@ class Runner:
         identity = make_teacher(self._distillation, no_launch).identity
         plan = plan_partitioned(self._distillation, identity, request.partitions)
         register(self._distillation, self._instance, list(plan.found))
-        self._remove(plan)
+        if plan.removed:
+            remove_partitions(self._distillation, plan.found)
+            self._say(f"partitions no longer in the source: {', '.join(plan.removed)}")
         self._run_partitioned(plan.due(request), request, outcome)
         if outcome.failure is None and request.wants(Asset.DATASET):
             steps = plan_rest(self._distillation, identity, request.student_names(self._distillation))
             self._run_rest([step for step in steps if request.wants(step.asset)], outcome)
         return outcome
-
-    def _remove(self, plan: PartitionedPlan) -> None:
-        if not plan.removed:
-            return
-        remove_vanished(self._distillation, plan.found)
-        for partition in plan.removed:
-            remove_current(self._distillation.files.asset(Asset.TEACHER_OUTPUTS, partition))
-        self._say(f"partitions no longer in the source: {', '.join(plan.removed)}")
 
     def _run_partitioned(self, due: Sequence[str], request: Request, outcome: Outcome) -> None:
         if not due:
@@ -88,15 +80,8 @@ class Runner:
 
     def _partition_order(self, due: Sequence[str]) -> list[str]:
         """The due partitions in the order in which Dagster has them, which its ranges refer to."""
-        definition = next(
-            assets.partitions_def
-            for assets in build_definitions(self._distillation).assets or []
-            if isinstance(assets, dg.AssetsDefinition)
-        )
-        assert definition is not None
-        return [
-            key for key in definition.get_partition_keys(dynamic_partitions_store=self._instance) if key in set(due)
-        ]
+        known = partitions_of(self._distillation).get_partition_keys(dynamic_partitions_store=self._instance)
+        return [key for key in known if key in set(due)] or list(known)
 
     def _run_rest(self, steps: Sequence[Step], outcome: Outcome) -> None:
         if not steps:

@@ -1,12 +1,12 @@
 """The manifest beside every artifact: its inputs by version, the declaration's hash, counts and file digests."""
 
 import hashlib
+import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import distill_dagster
 from distill_dagster.lineage.hashing import digest
 from distill_dagster.spec.distillation import DistillationSpec
 from distill_dagster.storage import read_json, write_json
@@ -54,7 +54,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         "build_key": manifest.build_key,
         "inputs": dict(manifest.inputs),
         "spec_hash": manifest.spec_hash,
-        "code_version": distill_dagster.__version__,
+        "code_version": importlib.metadata.version("distill-dagster"),
         "counts": dict(manifest.counts),
         "details": dict(manifest.details),
         "files": files,

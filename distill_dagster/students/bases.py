@@ -93,7 +93,7 @@ def block_influence(model: PreTrainedModel, layers: nn.ModuleList, calibration: 
     tokens = 0
     ordered = sorted(calibration, key=len)
     was_training = model.training
-    model.eval()
+    model.train(False)
     for start in range(0, len(ordered), _CALIBRATION_BATCH):
         rows = ordered[start : start + _CALIBRATION_BATCH]
         mask = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)  # [rows, time]

@@ -18,7 +18,7 @@ import torch
 from datasets import Dataset
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.trainer_callback import PrinterCallback
-from trl import SFTConfig
+from trl.trainer.sft_config import SFTConfig
 
 from distill_dagster.errors import StudentError
 from distill_dagster.jobs import PrunedBase, TrainJob, TrainResult
@@ -49,6 +49,7 @@ def run_train(job: TrainJob, progress: ProgressWriter, termination: Termination)
     base = load_base(job.base, calibration_rows(train))
     if isinstance(job.base, PrunedBase):
         export(base.model, tokenizer, base.stored_dtype, job.out / "base")
+        cast_weights(base.model, torch.float32)
     trainer = make_trainer(job, base.model, tokenizer, train, validation)
     trainer.add_callback(Reporter(progress, termination))
     checkpoint = newest_complete_checkpoint(job.out / "checkpoints")
@@ -58,7 +59,8 @@ def run_train(job: TrainJob, progress: ProgressWriter, termination: Termination)
     seconds = time.monotonic() - started
     if not validation.rows.is_empty() and _last_validation_step(trainer) != trainer.state.global_step:
         trainer.evaluate()
-    model = trainer.model.merge_and_unload() if job.lora else trainer.model
+    trained = cast(Any, trainer.model)
+    model = cast(PreTrainedModel, trained.merge_and_unload() if job.lora else trained)
     export(model, tokenizer, base.stored_dtype, job.out / "student")
     return result(trainer, base, train, seconds)
 
@@ -81,8 +83,8 @@ def read_rows(job: TrainJob, tokenizer: PreTrainedTokenizerBase) -> tuple[Tokeni
     )
     if train.rows.is_empty():
         raise StudentError(
-            f"no row is left to train on: {len(train.over_length)} are longer than max_length: {job.max_length} tokens; "
-            "raise max_length, or widen the prompts and the curation"
+            f"no row to train on: {len(train.over_length)} are longer than max_length, {job.max_length} tokens; "
+            "raise it, or widen the prompts and the curation"
         )
     return train, validation
 
@@ -158,7 +160,7 @@ def uses_bf16(precision: str) -> bool:
     if precision != "auto":
         return precision == "bf16"
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     probes = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(bool(probe()) for probe in probes if probe is not None)
 
@@ -166,29 +168,29 @@ def uses_bf16(precision: str) -> bool:
 def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype, folder: Path) -> None:
     """Saves model, tokenizer and generation settings; greedy answers stop at every id that can end a turn.
 
-    `folder` appears whole or not at all, and replaces what an earlier start left there. The model stays as it is.
+    `folder` appears whole or not at all, and replaces what an earlier start left there. The model keeps `dtype`.
     """
     ends = sorted(stop_ids(model, tokenizer, StudentError))
-    settings = GenerationConfig(
+    model.generation_config = cast(Any, GenerationConfig)(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=ends if len(ends) > 1 else ends[0],
         pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0],
     )
-    weights = {
-        name: value.detach().to("cpu", dtype) if value.is_floating_point() else value.detach().to("cpu")
-        for name, value in model.state_dict().items()
-    }
-    _share_tied(model, weights)
+    model.config.use_cache = True
+    cast_weights(model, dtype)
     shutil.rmtree(folder, ignore_errors=True)
-    before = model.config.dtype, model.config.use_cache
-    model.config.dtype, model.config.use_cache = dtype, True
-    try:
-        with new_folder(folder) as aside:
-            cast(Any, model).save_pretrained(aside, state_dict=weights)
-            settings.save_pretrained(aside)
-            tokenizer.save_pretrained(aside)
-    finally:
-        model.config.dtype, model.config.use_cache = before
+    with new_folder(folder) as aside:
+        model.save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
+
+
+def cast_weights(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Changes the precision of all parameters, tied ones together, and of nothing else.
+
+    `Module.to` would also round the rotary frequencies, which models keep in float32 whatever their weights are.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
 
 
 def result(trainer: CompletionTrainer, base: Base, train: TokenisedRows, seconds: float) -> TrainResult:
@@ -241,15 +243,5 @@ def _lora(job: TrainJob) -> Any:
     )
 
 
-def _last_validation_step(trainer: CompletionTrainer) -> int | None:
+def _last_validation_step(trainer: CompletionTrainer) -> float | None:
     return next((entry["step"] for entry in reversed(trainer.state.log_history) if "eval_loss" in entry), None)
-
-
-def _share_tied(model: PreTrainedModel, weights: dict[str, torch.Tensor]) -> None:
-    """Lets entries that share memory in the model share it again, so that tied weights are saved once."""
-    first: dict[int, str] = {}
-    for name, value in model.state_dict(keep_vars=True).items():
-        owner = first.setdefault(value.data_ptr(), name)
-        weights[name] = weights[owner]
-
-

@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from trl import SFTTrainer
+from trl.trainer.sft_trainer import SFTTrainer
 
 from distill_dagster.lifeline import Termination
 from distill_dagster.progress_file import ProgressWriter
@@ -15,7 +15,7 @@ from distill_dagster.students.projection import hidden_before, negative_log_like
 STAGE = "training"
 
 
-class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
+class CompletionTrainer(SFTTrainer):
     """SFTTrainer with another road to the same loss.
 
     The loss is Σ −log q(token) over completion tokens / their number in the whole accumulation window. TRL's fused head
@@ -34,19 +34,19 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The mean loss of a batch; `num_items_in_batch` is the accumulation window's number of completion tokens."""
-        if self.model.training:
+        if self._wrapped.training:
             self._seen["completion_tokens"] += int((inputs["labels"][:, 1:] != -100).sum())
             self._seen["tokens"] += int(inputs["attention_mask"].sum())
         if return_outputs or not self._alone:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            return cast(Any, super()).compute_loss(model, inputs, return_outputs, num_items_in_batch)
         total, count = self._summed_loss(inputs)
         return total / (count if num_items_in_batch is None else num_items_in_batch)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Validation loss per completion token, in nats; every token counts the same, whatever its batch."""
         if not self._alone:
-            return cast(dict[str, float], super().evaluate(*args, **kwargs))
-        self.model.eval()
+            return super().evaluate(*args, **kwargs)
+        self._wrapped.eval()
         total, count = 0.0, 0
         with torch.no_grad():
             for inputs in self.get_eval_dataloader():
@@ -71,13 +71,16 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
     def _alone(self) -> bool:
         return self.accelerator.num_processes == 1 and not self.aux_loss_enabled
 
+    @property
+    def _wrapped(self) -> Any:
+        """The model, within its adapters where it has some."""
+        return self.model
+
     def _summed_loss(self, inputs: dict[str, Tensor]) -> tuple[Tensor, int]:
         """Summed loss and number of targets of one batch."""
-        peft_or_plain = self.model
-        model = cast(
-            PreTrainedModel,
-            peft_or_plain.get_base_model() if hasattr(peft_or_plain, "get_base_model") else peft_or_plain,
-        )
+        wrapped = self._wrapped
+        # adapters sit inside the base model's own layers
+        model = cast(PreTrainedModel, wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped)
         labels = inputs["labels"]
         target = labels != -100
         target[:, 0] = False
@@ -87,7 +90,7 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         return loss, int(target.sum())
 
 
-class Reporter(TrainerCallback):  # type: ignore[misc]
+class Reporter(TrainerCallback):
     """Reports every step, and on SIGTERM has a checkpoint saved and training stopped."""
 
     def __init__(self, progress: ProgressWriter, termination: Termination) -> None:

@@ -27,7 +27,7 @@ class ChatModel:
     @property
     def device(self) -> torch.device:
         """Where inputs have to be."""
-        return cast(torch.device, self.model.device)
+        return self.model.device
 
     @property
     def context(self) -> int | None:
@@ -51,8 +51,9 @@ def load_chat_model(ref: ModelRef, dtype: Dtype, error: type[DistillError] = Tea
         DistillError: (as `error`) the model cannot be loaded, or has no chat template.
     """
     tokenizer = load_tokenizer(ref, error)
-    model = load_model(ref, getattr(torch, dtype), error).eval()
-    model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    model = load_model(ref, getattr(torch, dtype), error)
+    model.train(False)
+    cast(Any, model).to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     return ChatModel(source=ref.source, model=model, tokenizer=tokenizer, stop_ids=stop_ids(model, tokenizer, error))
 
 

@@ -1,6 +1,6 @@
 """The `teacher_outputs` stage: each partition's answers out of the response store, once they are all there."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from distill_dagster.errors import DistillError
 from distill_dagster.lineage.builds import BuildRecord, Builds, build_key
 from distill_dagster.lineage.hashing import frame_version
 from distill_dagster.project import Distillation
-from distill_dagster.prompts.store import read_prompts
-from distill_dagster.storage import Current, read_current, write_current, write_file
+from distill_dagster.prompts.store import read_prompts, remove_vanished
+from distill_dagster.storage import Current, read_current, remove_current, write_current, write_file
 from distill_dagster.teachers.anthropic import AnthropicTeacher
 from distill_dagster.teachers.asking import Asked, Asking
 from distill_dagster.teachers.budget import Budget
@@ -81,6 +81,14 @@ def read_outputs(distillation: Distillation, partition: str) -> pl.DataFrame:
     if current is None:
         raise DistillError(f"{distillation.name}/{ASSET}: partition {partition!r} was never materialised")
     return pl.read_parquet(_parquet(distillation, partition, current.version))
+
+
+def remove_partitions(distillation: Distillation, found: Collection[str]) -> list[str]:
+    """Takes partitions out of sight that the source no longer has, prompts and answers; their responses stay stored."""
+    gone = remove_vanished(distillation, found)
+    for partition in set(distillation.files.partitions(ASSET)).difference(found):
+        remove_current(distillation.files.asset(ASSET, partition))
+    return gone
 
 
 def build_outputs(distillation: Distillation, partitions: Sequence[str], teacher: Teacher) -> OutputsBuild:

@@ -112,7 +112,11 @@ def test_thinking_comes_first_and_is_not_the_completion(declare: Declare, claude
 @pytest.mark.parametrize(
     ("reply", "status", "detail"),
     [
-        (Reply(stop_reason="refusal", stop_details={"type": "refusal", "category": "bio"}, blocks=[]), "refused", "bio"),
+        (
+            Reply(stop_reason="refusal", stop_details={"type": "refusal", "category": "bio"}, blocks=[]),
+            "refused",
+            "bio",
+        ),
         (Reply(stop_reason="max_tokens"), "truncated", None),
         (Reply(stop_reason="tool_use"), "tool_use", None),
         (
@@ -166,9 +170,7 @@ def test_a_missing_key_is_named_before_anything_is_sent(declare: Declare) -> Non
     assert "set ANTHROPIC_API_KEY" in build.failed["all"]
 
 
-def test_a_wrong_key_stops_at_once(
-    declare: Declare, claude: AnthropicServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_key_stops_at_once(declare: Declare, claude: AnthropicServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-wrong")
     build = answer(declare(SPEC.format(more=""), rows__jsonl=rows(50)))
 
@@ -221,5 +223,3 @@ def test_the_key_is_nowhere_on_disk(declare: Declare, claude: AnthropicServer) -
     files = [path for path in Path(distillation.project.home).rglob("*") if path.is_file()]
     assert files
     assert all(KEY.encode() not in path.read_bytes() for path in files)
-
-
