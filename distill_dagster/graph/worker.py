@@ -1,10 +1,10 @@
 """Runs the worker as a Dagster Pipes subprocess, its progress shown as observations of the asset."""
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import dagster as dg
 
@@ -15,14 +15,29 @@ from distill_dagster.worker_process import Launch, raise_worker_error, worker_co
 OBSERVATION_INTERVAL_S = 20.0
 
 
+class _LaunchContext:
+    """The step's context as Pipes sees it, without its assets.
+
+    Pipes makes a step that has assets yield a result for each of them. Ours log one materialisation per partition
+    instead, and the worker reports files, not assets.
+    """
+
+    has_assets_def = False
+
+    def __init__(self, context: dg.AssetExecutionContext) -> None:
+        self._context = context.op_execution_context
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+
 def pipes_launch(context: dg.AssetExecutionContext) -> Launch:
     """Launches the worker through Pipes: its logs reach the run, and a cancelled run ends it."""
+    seen_by_pipes = cast(dg.OpExecutionContext, _LaunchContext(context))
 
     def launch(job_file: Path) -> None:
         try:
-            dg.PipesSubprocessClient().run(
-                command=worker_command(job_file), context=context.op_execution_context, env=dict(os.environ)
-            )
+            dg.PipesSubprocessClient().run(command=worker_command(job_file), context=seen_by_pipes)
         except dg.DagsterPipesExecutionError as error:
             raise_worker_error(job_file.parent)
             raise WorkerError(f"the worker failed ({error}); its output is in the run's log") from error

@@ -132,12 +132,10 @@ def training_arguments(job: TrainJob, *, validates: bool) -> SFTConfig:
         per_device_train_batch_size=job.batch_size,
         per_device_eval_batch_size=job.batch_size,
         gradient_accumulation_steps=job.gradient_accumulation,
-        gradient_checkpointing=False,
+        activation_checkpointing=False,
         bf16=uses_bf16(job.precision),
         use_cpu=not cuda,
         seed=job.seed,
-        data_seed=job.seed,
-        train_sampling_strategy="group_by_length",
         # rows come tokenised, with labels that leave out the prompt, and none is too long
         dataset_kwargs={"skip_prepare_dataset": True},
         completion_only_loss=True,

@@ -1,11 +1,13 @@
 """TRL's SFTTrainer, with the loss formed at completion positions only and one line of progress a step."""
 
 import time
+from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
 from trl.trainer.sft_trainer import SFTTrainer
 
 from distill_dagster.lifeline import Termination
@@ -13,6 +15,26 @@ from distill_dagster.progress_file import ProgressWriter
 from distill_dagster.students.projection import hidden_before, negative_log_likelihood
 
 STAGE = "training"
+
+
+class EpochSampler(LengthGroupedSampler):
+    """Groups rows of similar length, in an order that depends on seed and epoch alone.
+
+    The library's own sampler draws from the global generator, so that a resumed epoch would see another order.
+    """
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int) -> None:
+        super().__init__(batch_size, lengths=lengths)
+        self._seed = seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer before each epoch."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
+        return iter(cast(Any, get_length_grouped_indices)(self.lengths, self.batch_size, generator=generator))
 
 
 class CompletionTrainer(SFTTrainer):
@@ -63,6 +85,13 @@ class CompletionTrainer(SFTTrainer):
             logs |= self._seen
             self._seen = dict.fromkeys(self._seen, 0)
         super().log(logs, start_time)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        lengths = [len(row) for row in cast(Any, dataset)["input_ids"]]
+        return EpochSampler(
+            self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps, lengths, self.args.seed
+        )
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Writes none: the student's own card is made when it is published."""

@@ -9,17 +9,21 @@ still fall differently when a prompt shares its batch with other prompts; caller
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import takewhile
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from distill_dagster.errors import TeacherError
 from distill_dagster.teachers.chat_model import ChatModel
 
 # finished rows leave the batch only when they are at least this share of it: leaving copies the key-value cache
 DROP_SHARE = 0.125
+# a shorter common beginning is not worth a pass of its own
+MIN_SHARED_TOKENS = 8
 
 
 class StopReason(StrEnum):
@@ -71,9 +75,11 @@ def generate(
 @torch.inference_mode()
 def _decode(chat: ChatModel, rows: list[_Row], stop_sequences: Sequence[str]) -> None:
     """Fills `produced` and `stop_reason` of every row."""
-    input_ids, mask = _left_padded(chat, [row.prompt for row in rows])  # [rows, time] each
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
     cache = DynamicCache(config=chat.model.config)
+    shared = _read_shared_prefix(chat, rows, cache)
+    input_ids, mask = _left_padded(chat, [row.prompt[shared:] for row in rows])  # [rows, time] each
+    positions = shared + (mask.cumsum(-1) - 1).clamp(min=0)
+    mask = torch.cat([mask.new_ones(len(rows), shared), mask], dim=1)
     active = list(rows)
     while True:
         logits = _forward(chat, input_ids, mask, positions, cache)  # [rows, vocabulary]
@@ -93,6 +99,31 @@ def _decode(chat: ChatModel, rows: list[_Row], stop_sequences: Sequence[str]) ->
         input_ids = chosen[:, None]
         mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
         positions = positions[:, -1:] + 1
+
+
+def _read_shared_prefix(chat: ChatModel, rows: list[_Row], cache: Any) -> int:
+    """Reads what all prompts begin with (system prompt, few-shot examples) once into the cache, for every row.
+
+    Returns:
+        How many tokens that were; 0 where sharing would not pay, or where some layer is no full attention: padding
+        lies between the prefix and a shorter prompt's rest, which a window or a recurrent state would count.
+    """
+    shared = _common_length([row.prompt for row in rows])
+    plain = bool(cache.layers) and all(type(layer) is DynamicLayer for layer in cache.layers)
+    if shared < MIN_SHARED_TOKENS or len(rows) == 1 or not plain:
+        return 0
+    ids = torch.tensor([rows[0].prompt[:shared]], device=chat.device)
+    mask = torch.ones_like(ids)
+    _forward(chat, ids, mask, mask.cumsum(-1) - 1, cache)
+    cache.batch_repeat_interleave(len(rows))
+    return shared
+
+
+def _common_length(prompts: list[list[int]]) -> int:
+    """How many tokens all prompts begin with; always leaves each at least its last token."""
+    lowest, highest = min(prompts), max(prompts)  # whatever these two share, all between them share
+    common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(lowest, highest, strict=False)))
+    return min(common, min(map(len, prompts)) - 1)
 
 
 def _forward(chat: ChatModel, input_ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
