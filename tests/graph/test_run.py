@@ -1,0 +1,204 @@
+"""`Runner` on a hosted teacher: the plan, Dagster's events and data versions, failures that keep what is done."""
+
+import json
+from collections.abc import Callable, Iterator
+
+import dagster as dg
+import pytest
+
+from distill_dagster.errors import DistillError
+from distill_dagster.graph.instance_home import PROCESS_TAG, fail_dead_runs, open_instance
+from distill_dagster.graph.keys import asset_key
+from distill_dagster.graph.run import Outcome, Runner
+from distill_dagster.plan import Asset, Request
+from distill_dagster.project import Distillation
+from distill_dagster.storage import read_current
+from tests.fakes.anthropic_server import AnthropicServer
+
+Declare = Callable[..., Distillation]
+SPEC = """
+prompts:
+  source: {jsonl: rows.jsonl}
+  prompt: "{{ question }}"
+  partition: {by: topic}
+teacher:
+  provider: anthropic
+  model: claude-haiku-4-5
+  max_tokens: 50
+"""
+
+
+def rows(**topics: int) -> str:
+    lines = [
+        {"topic": topic, "question": f"{topic} question {number}"}
+        for topic, count in topics.items()
+        for number in range(count)
+    ]
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def run(distillation: Distillation, instance: dg.DagsterInstance, request: Request | None = None) -> Outcome:
+    return Runner(distillation, instance, lambda text: None).run(request or Request())
+
+
+@pytest.fixture
+def instance(declare: Declare) -> Iterator[dg.DagsterInstance]:
+    with open_instance(declare(SPEC, rows__jsonl="").project) as made:
+        yield made
+
+
+def versions(instance: dg.DagsterInstance, asset: str, partition: str | None = None) -> list[str]:
+    """Data versions of all materialisations of an asset, newest first."""
+    records = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key("demo", asset), asset_partitions=[partition] if partition else None), limit=20
+    ).records
+    return [str(dict(r.asset_materialization.tags or {})["dagster/data_version"]) for r in records if r.asset_materialization]
+
+
+def test_a_run_makes_everything_and_dagster_knows_the_disk_versions(
+    declare: Declare, claude: AnthropicServer, instance: dg.DagsterInstance
+) -> None:
+    distillation = declare(SPEC, rows__jsonl=rows(birds=20, fish=15))
+
+    outcome = run(distillation, instance)
+
+    assert outcome.failure is None
+    assert instance.get_dynamic_partitions("demo_partitions") == ["birds", "fish"]
+    for asset in ("prompts", "teacher_outputs"):
+        for partition in ("birds", "fish"):
+            on_disk = read_current(distillation.files.asset(asset, partition))
+            assert on_disk is not None
+            assert versions(instance, asset, partition) == [on_disk.version]
+    dataset = read_current(distillation.files.asset("dataset"))
+    assert dataset is not None
+    assert versions(instance, "dataset") == [dataset.version]
+
+
+def test_a_second_run_does_nothing(declare: Declare, claude: AnthropicServer, instance: dg.DagsterInstance) -> None:
+    distillation = declare(SPEC, rows__jsonl=rows(birds=20))
+    run(distillation, instance)
+    runs = len(instance.get_runs())
+
+    outcome = run(distillation, instance)
+
+    assert outcome.done == []
+    assert len(instance.get_runs()) == runs
+
+
+def test_one_edited_prompt_redoes_its_partition_only(
+    declare: Declare, claude: AnthropicServer, instance: dg.DagsterInstance
+) -> None:
+    run(declare(SPEC, rows__jsonl=rows(birds=20, fish=15)), instance)
+    untouched = {
+        path: path.stat().st_mtime_ns
+        for path in declare(SPEC).files.asset("teacher_outputs", "birds").iterdir()
+    }
+
+    edited = rows(birds=20, fish=15).replace("fish question 3", "fish question 3, edited")
+    outcome = run(declare(SPEC, rows__jsonl=edited), instance)
+
+    assert outcome.done == ["prompts[fish]", "teacher_outputs[fish]", "dataset"]
+    assert claude.accepted[35:] == ["fish question 3, edited"]
+    assert len(versions(instance, "teacher_outputs", "birds")) == 1
+    assert len(versions(instance, "teacher_outputs", "fish")) == 2
+    assert all(path.stat().st_mtime_ns == before for path, before in untouched.items())
+
+
+def test_undoing_an_edit_brings_back_the_old_versions_for_free(
+    declare: Declare, claude: AnthropicServer, instance: dg.DagsterInstance
+) -> None:
+    first = declare(SPEC, rows__jsonl=rows(birds=20))
+    run(first, instance)
+    before = read_current(first.files.asset("dataset"))
+    run(declare(SPEC, rows__jsonl=rows(birds=21)), instance)
+    assert read_current(first.files.asset("dataset")) != before
+
+    run(declare(SPEC, rows__jsonl=rows(birds=20)), instance)
+
+    assert read_current(first.files.asset("dataset")) == before
+    assert len(claude.accepted) == 21
+
+
+def test_a_partition_that_left_the_source_leaves_the_dataset(
+    declare: Declare, claude: AnthropicServer, instance: dg.DagsterInstance
+) -> None:
+    distillation = declare(SPEC, rows__jsonl=rows(birds=20, fish=15))
+    run(distillation, instance)
+    run(declare(SPEC, rows__jsonl=rows(birds=20)), instance)
+
+    assert instance.get_dynamic_partitions("demo_partitions") == ["birds"]
+    assert distillation.files.partitions("teacher_outputs") == ["birds"]
+
+
+def test_a_broken_row_fails_its_partition_and_keeps_the_others(
+    declare: Declare, claude: AnthropicServer, instance: dg.DagsterInstance
+) -> None:
+    broken = rows(birds=20) + '{"topic": "fish", "question": ""}\n'
+    distillation = declare(SPEC, rows__jsonl=broken)
+
+    outcome = run(distillation, instance)
+
+    assert outcome.failure is not None
+    assert "fish" in outcome.failure
+    assert "rows.jsonl:21" in outcome.failure
+    assert distillation.files.partitions("teacher_outputs") == ["birds"]
+    assert read_current(distillation.files.asset("dataset")) is None
+    assert instance.get_runs()[0].status == dg.DagsterRunStatus.FAILURE
+
+
+def test_a_request_for_one_partition_stops_before_the_dataset(
+    declare: Declare, claude: AnthropicServer, instance: dg.DagsterInstance
+) -> None:
+    distillation = declare(SPEC, rows__jsonl=rows(birds=20, fish=15))
+
+    outcome = run(distillation, instance, Request(partitions=["fish"]))
+
+    assert outcome.done == ["prompts[fish]", "teacher_outputs[fish]"]
+    assert read_current(distillation.files.asset("dataset")) is None
+
+
+def test_until_stops_where_it_says(declare: Declare, claude: AnthropicServer, instance: dg.DagsterInstance) -> None:
+    outcome = run(declare(SPEC, rows__jsonl=rows(birds=20)), instance, Request(until=Asset.PROMPTS))
+
+    assert outcome.done == ["prompts[birds]"]
+    assert claude.accepted == []
+
+
+def test_an_unknown_partition_or_student_is_refused(
+    declare: Declare, claude: AnthropicServer, instance: dg.DagsterInstance
+) -> None:
+    distillation = declare(SPEC, rows__jsonl=rows(birds=20))
+
+    with pytest.raises(DistillError, match=r"no partition cats in the source \(known: birds\)"):
+        run(distillation, instance, Request(partitions=["cats"]))
+    with pytest.raises(DistillError, match=r"no student big is declared"):
+        run(distillation, instance, Request(students=["big"]))
+
+
+def test_no_prompt_text_enters_the_event_log(
+    declare: Declare, claude: AnthropicServer, instance: dg.DagsterInstance
+) -> None:
+    distillation = declare(SPEC, rows__jsonl=rows(birds=20))
+    run(distillation, instance)
+
+    logs = [str(entry) for record in instance.get_runs() for entry in instance.all_logs(record.run_id)]
+
+    assert logs
+    assert all("birds question" not in entry for entry in logs)
+
+
+def test_a_run_whose_process_is_gone_is_marked_failed(instance: dg.DagsterInstance) -> None:
+    @dg.job
+    def nothing() -> None: ...
+
+    import os
+
+    dead = instance.create_run_for_job(
+        nothing, tags={PROCESS_TAG: f"{os.uname().nodename}/999999999/1"}, status=dg.DagsterRunStatus.STARTED
+    )
+    elsewhere = instance.create_run_for_job(
+        nothing, tags={PROCESS_TAG: "another-machine/1/1"}, status=dg.DagsterRunStatus.STARTED
+    )
+
+    assert fail_dead_runs(instance) == [dead.run_id]
+    assert instance.get_run_by_id(elsewhere.run_id).status == dg.DagsterRunStatus.STARTED  # type: ignore[union-attr]
