@@ -65,7 +65,9 @@ def test_twenty_distillations_load_without_torch_network_or_key(tmp_path: Path) 
 def test_the_graph_of_a_distillation(tmp_path: Path) -> None:
     done = call(sys.executable, "-c", LOAD, cwd=project(tmp_path, REPOSITORY / "assets" / "faq"))
 
-    assert done.stdout.splitlines()[1] == "faq/dataset faq/evaluation/sft faq/prompts faq/student/sft faq/teacher_outputs"
+    assert (
+        done.stdout.splitlines()[1] == "faq/dataset faq/evaluation/sft faq/prompts faq/student/sft faq/teacher_outputs"
+    )
 
 
 def test_dg_checks_and_lists_this_repository() -> None:
@@ -84,7 +86,12 @@ def test_dagster_loads_the_workspace_file() -> None:
 @pytest.mark.parametrize(
     ("seen", "written", "line", "message"),
     [
-        ("    max_tokens: 300", "    max_tokenz: 300", "teacher:", "Additional properties are not allowed ('max_tokenz'"),
+        (
+            "    max_tokens: 300",
+            "    max_tokenz: 300",
+            "teacher:",
+            "Additional properties are not allowed ('max_tokenz'",
+        ),
         ("    max_tokens: 300", "    max_tokens: lots", "max_tokens: lots", "'lots' is not of type 'integer'"),
         ("objective: sft", "objective: magic", "objective: magic", "'sft'"),
     ],

@@ -51,9 +51,14 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_a_folder_is_published_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "version"
-    with pytest.raises(RuntimeError), new_folder(target) as aside:
-        (aside / "half").write_text("x")
-        raise RuntimeError("killed")
+
+    def killed_halfway() -> None:
+        with new_folder(target) as aside:
+            (aside / "half").write_text("x")
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        killed_halfway()
     assert list(tmp_path.iterdir()) == []
 
     with new_folder(target) as aside:

@@ -28,14 +28,17 @@ Droppable = Literal["refused", "truncated", "empty", "duplicate", "near_duplicat
 class StudentPromptSpec(SpecModel):
     """What students read of the teacher's prompt."""
 
-    system: bool = True
-    few_shot: bool = False
+    system: bool = Field(True, description="Whether students read the teacher's system prompt.")
+    few_shot: bool = Field(False, description="Whether students read the few-shot examples.")
 
 
 class CurationSpec(SpecModel):
     """Which teacher outputs are kept out of the dataset."""
 
-    drop: list[Droppable] = ["refused", "truncated", "empty", "duplicate", "near_duplicate", "test_leakage"]
+    drop: list[Droppable] = Field(
+        ["refused", "truncated", "empty", "duplicate", "near_duplicate", "test_leakage"],
+        description="Reasons to leave an answer out. Refused and empty ones are left out in any case.",
+    )
     near_duplicate_threshold: float = Field(
         0.85, gt=0, le=1, description="Jaccard similarity of two prompts' character 5-grams at which they count as one."
     )

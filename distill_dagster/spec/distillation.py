@@ -17,7 +17,9 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 class DistillationSpec(SpecModel):
     """One declared pipeline: prompts → teacher → students → evaluation."""
 
-    description: str | None = None
+    description: str | None = Field(
+        None, description="What the student is for; shown in Dagster, report and model card."
+    )
     prompts: PromptsSpec
     teacher: TeacherSpec
     student_prompt: StudentPromptSpec = StudentPromptSpec()

@@ -20,7 +20,7 @@ class EvaluationSpec(SpecModel):
     """What is measured on the test split."""
 
     metrics: list[MetricName] = Field(["rouge_l", "chrf", "exact_match"], min_length=1)
-    gate: GateSpec | None = None
+    gate: GateSpec | None = Field(None, description="Declared and reported; it is not decided yet.")
     max_tokens: int | None = Field(None, ge=1, description="Longest answer; default: the teacher's max_tokens.")
-    batch_size: int = Field(32, ge=1)
-    confidence: float = Field(0.95, gt=0.5, lt=1)
+    batch_size: int = Field(32, ge=1, description="Prompts per forward pass when answering.")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="Of the intervals.")

@@ -36,8 +36,8 @@ class BaseSpec(SpecModel):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        json_schema = handler.resolve_ref_schema(handler(schema))
-        json_schema["type"] = ["object", "string"]
+        json_schema = handler(schema)
+        handler.resolve_ref_schema(json_schema)["type"] = ["object", "string"]
         return json_schema
 
 
@@ -55,7 +55,7 @@ class StudentSpec(SpecModel):
 
     base: BaseSpec
     objective: Literal["sft"] = Field("sft", description="sft: cross-entropy on the teacher's completions.")
-    epochs: float = Field(3, gt=0)
+    epochs: float = Field(3, gt=0, description="Passes over the training rows.")
     max_steps: int | None = Field(None, ge=1, description="Stop after this many optimiser steps, whatever the epochs.")
     learning_rate: float = Field(3e-4, gt=0)
     lr_scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
@@ -65,7 +65,7 @@ class StudentSpec(SpecModel):
     batch_size: int = Field(8, ge=1, description="Rows per device and step.")
     gradient_accumulation: int = Field(1, ge=1)
     max_length: int = Field(1024, ge=8, description="Tokens of a row; longer rows are dropped and counted.")
-    lora: LoraSpec | None = None
+    lora: LoraSpec | None = Field(None, description="Train low-rank adapters instead of all weights (extra `lora`).")
     seed: int = 17
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="auto: bf16 autocast where the hardware has it, and no part of the student's identity."

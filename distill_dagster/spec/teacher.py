@@ -28,8 +28,8 @@ class TeacherSpec(SpecModel):
         "a folder's name under `.models/`, or a hub id.",
     )
     dtype: Dtype = Field("bfloat16", description="Precision of a local teacher: part of its identity.")
-    max_tokens: int = Field(512, ge=1)
-    stop_sequences: list[str] = []
+    max_tokens: int = Field(512, ge=1, description="Longest answer, in tokens; longer ones end as `truncated`.")
+    stop_sequences: list[str] = Field([], description="Texts that end an answer.")
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = Field(
         None, description="anthropic: `output_config.effort`."
     )
@@ -42,7 +42,7 @@ class TeacherSpec(SpecModel):
         32, ge=1, description="Prompts per forward pass of a local teacher; no part of its identity."
     )
     budget_usd: Annotated[Decimal, Field(gt=0)] | None = Field(None, description="Hard stop for this distillation.")
-    prices: PriceSpec | None = None
+    prices: PriceSpec | None = Field(None, description="Instead of the shipped price table.")
     authorization: str | None = Field(
         None, description="How the provider permits this use; recorded in lineage and the model card."
     )

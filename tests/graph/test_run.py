@@ -52,7 +52,11 @@ def versions(instance: dg.DagsterInstance, asset: str, partition: str | None = N
     records = instance.fetch_materializations(
         dg.AssetRecordsFilter(asset_key("demo", asset), asset_partitions=[partition] if partition else None), limit=20
     ).records
-    return [str(dict(r.asset_materialization.tags or {})["dagster/data_version"]) for r in records if r.asset_materialization]
+    return [
+        str(dict(r.asset_materialization.tags or {})["dagster/data_version"])
+        for r in records
+        if r.asset_materialization
+    ]
 
 
 def test_a_run_makes_everything_and_dagster_knows_the_disk_versions(
@@ -90,8 +94,7 @@ def test_one_edited_prompt_redoes_its_partition_only(
 ) -> None:
     run(declare(SPEC, rows__jsonl=rows(birds=20, fish=15)), instance)
     untouched = {
-        path: path.stat().st_mtime_ns
-        for path in declare(SPEC).files.asset("teacher_outputs", "birds").iterdir()
+        path: path.stat().st_mtime_ns for path in declare(SPEC).files.asset("teacher_outputs", "birds").iterdir()
     }
 
     edited = rows(birds=20, fish=15).replace("fish question 3", "fish question 3, edited")

@@ -47,10 +47,18 @@ def test_a_right_declaration_loads(tmp_path: Path) -> None:
         (
             "    prompt:",
             "    promt:",
-            '5: prompts.promt: unknown key; remove it or correct its name (did you mean `prompt`?)',
+            "5: prompts.promt: unknown key; remove it or correct its name (did you mean `prompt`?)",
         ),
-        ("model: some/model", "model: some/model\n    max_tokens: many", "9: teacher.max_tokens: input should be a valid"),
-        ("layers: 2", "layers: 0", "11: students.small.base.layers: input should be greater than or equal to 1 (seen: 0)"),
+        (
+            "model: some/model",
+            "model: some/model\n    max_tokens: many",
+            "9: teacher.max_tokens: input should be a valid",
+        ),
+        (
+            "layers: 2",
+            "layers: 0",
+            "11: students.small.base.layers: input should be greater than or equal to 1 (seen: 0)",
+        ),
         ("jsonl: rows.jsonl", "jsonl: a, csv: b", "4: prompts.source: write exactly one of jsonl, csv, parquet"),
         ("    small:", "    Small:", "10: students.Small: string should match pattern"),
         (
@@ -63,7 +71,11 @@ def test_a_right_declaration_loads(tmp_path: Path) -> None:
             "provider: anthropic\n    model: claude-haiku-4-5",
             "students.small.base.prune: a hosted teacher (anthropic) has no layers here",
         ),
-        ("provider: transformers", "provider: transformers\n    budget_usd: 3", "6: teacher: budget_usd: only for a hosted"),
+        (
+            "provider: transformers",
+            "provider: transformers\n    budget_usd: 3",
+            "6: teacher: budget_usd: only for a hosted",
+        ),
         ("  teacher:", "  teachr:", "6: teachr: unknown key; remove it or correct its name (did you mean `teacher`?)"),
         ("type: distill_dagster.Distillation", "type: other.Thing", "1: write `type: distill_dagster.Distillation`"),
     ],
