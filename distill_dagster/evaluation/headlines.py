@@ -34,9 +34,11 @@ def headlines(
 ) -> list[str]:
     """Findings in the order in which a reader asks: fidelity, quality, the low bars, the warnings."""
     by_name = {measure.name: measure for measure in fidelity}
-    closeness = by_name.get("forward_kl") or by_name[primary]
-    context = "to the teacher" if closeness.name == "forward_kl" else "against the teacher’s answers"
-    sentences = [compare(closeness, System.BASE, context)]
+    sentences = []
+    if "forward_kl" in by_name:
+        sentences.append(compare(by_name["forward_kl"], System.BASE, "to the teacher"))
+    closeness = by_name.get("chrf") or by_name[primary]
+    sentences.append(compare(closeness, System.BASE, "against the teacher’s answers"))
     if counts.rows_with_reference:
         measure = next(m for m in quality if m.name == primary)
         against = "against the human references"

@@ -99,7 +99,7 @@ def test_with_a_hosted_teacher_and_no_references_nothing_is_made_up(hosted: Eval
     assert all(e.value is None and e.n == 0 for m in report.quality for e in m.systems.values())
     assert [m.name for m in report.fidelity] == ["rouge_l", "chrf", "exact_match"]
     assert report.headlines[0].startswith(
-        "The student beats its undistilled base on ROUGE-L against the teacher’s answers"
+        "The student beats its undistilled base on chrF against the teacher’s answers"
     )
     assert "quality is not measured" in report.headlines[1]
     assert report.counts.rows_without_fidelity is None
