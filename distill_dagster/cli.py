@@ -118,3 +118,7 @@ def ui(ctx: click.Context, port: int, host: str) -> None:
     from distill_dagster.graph.instance_home import serve
 
     serve(_project(ctx), host, port)
+
+
+if __name__ == "__main__":
+    main()

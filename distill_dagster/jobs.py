@@ -110,15 +110,16 @@ class PredictModel(JobModel):
     name: Literal["student", "base", "teacher"]
     model: ModelRef
     dtype: Dtype
-    generate: bool = Field(description="False for the teacher: its stored answers are its predictions.")
+    generate: bool = Field(description="False for the teacher: its stored answers are its predictions; it is timed.")
 
 
 class PredictJob(JobModel):
     """Greedy answers, and teacher-forced agreement with the local teacher, on held-out rows.
 
-    `rows`: a dataset Parquet. Writes `generated.parquet` (GENERATED columns), `fidelity.parquet` (FIDELITY columns;
-    only with a local teacher) and result.json (PredictResult).
+    `rows`: DATASET columns of the test rows, and `teacher_messages`, the conversation as the teacher read it.
     `train_rows`: the training Parquet, for the most-frequent-token and bigram baselines.
+    Writes `generated.parquet` (GENERATED columns), `fidelity.parquet` (FIDELITY columns; only with a local teacher)
+    and result.json (PredictResult).
     """
 
     kind: Literal["predict"] = "predict"

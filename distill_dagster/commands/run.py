@@ -2,6 +2,7 @@
 
 import logging
 import time
+import warnings
 from pathlib import Path
 
 from rich.console import Console
@@ -34,6 +35,7 @@ def _run(distillation: Distillation, request: Request, console: Console, started
     from distill_dagster.graph.run import Runner
 
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", message=".*in preview", module="dagster")
     marker.parent.mkdir(parents=True, exist_ok=True)
     marker.touch()
     with open_instance(distillation.project) as instance, shown_progress(console):

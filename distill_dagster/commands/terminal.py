@@ -12,11 +12,7 @@ from rich.progress import Progress as Bars
 from distill_dagster.progress import Progress, listening
 
 LINE_INTERVAL_S = 15.0
-LABELS = {
-    "generate": "teacher answers",
-    "teacher_outputs": "teacher answers",
-    "train": "training",
-}
+LABELS = {"teacher": "teacher answers", "teacher_outputs": "teacher answers"}
 
 
 @contextmanager

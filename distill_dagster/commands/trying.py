@@ -11,15 +11,12 @@ from rich.text import Text
 
 from distill_dagster.errors import StudentError
 from distill_dagster.jobs import RESULT_FILE, ModelRef, PredictModel, TryJob
-from distill_dagster.lineage.model_folder import find_model
+from distill_dagster.lineage.model_folder import find_model, saved_dtype
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.rendering import conversations_for
-from distill_dagster.spec.teacher import Dtype
 from distill_dagster.students.build import read_student
 from distill_dagster.teachers.outputs import ask_one
 from distill_dagster.worker_process import launch_subprocess, run_job
-
-DTYPE: Dtype = "bfloat16"
 
 
 def try_prompt(distillation: Distillation, text: str, student: str | None) -> dict[str, str]:
@@ -36,8 +33,15 @@ def try_prompt(distillation: Distillation, text: str, student: str | None) -> di
     teacher_messages, student_messages = conversations_for(distillation, text)
     spec = distillation.spec.teacher
     models = [
-        PredictModel(name="student", model=ModelRef(source=str(trained.folder)), dtype=DTYPE, generate=True),
-        PredictModel(name="base", model=ModelRef(source=str(trained.base_folder)), dtype=DTYPE, generate=True),
+        PredictModel(
+            name="student", model=ModelRef(source=str(trained.folder)), dtype=saved_dtype(trained.folder), generate=True
+        ),
+        PredictModel(
+            name="base",
+            model=ModelRef(source=str(trained.base_folder)),
+            dtype=saved_dtype(trained.base_folder),
+            generate=True,
+        ),
     ]
     if spec.is_local:
         teacher = ModelRef(source=str(find_model(distillation, spec.model)))

@@ -22,18 +22,16 @@ from distill_dagster.jobs import RESULT_FILE, ModelRef, PredictJob, PredictModel
 from distill_dagster.lineage.builds import BuildRecord, Builds, build_key
 from distill_dagster.lineage.manifests import Manifest, read_manifest, spec_hash, write_manifest
 from distill_dagster.lineage.model_digest import digest_model
-from distill_dagster.lineage.model_folder import find_model
+from distill_dagster.lineage.model_folder import find_model, saved_dtype
 from distill_dagster.project import Distillation
-from distill_dagster.spec.teacher import Dtype
-from distill_dagster.storage import Current, new_folder, read_current, read_json, write_current
+from distill_dagster.prompts.store import read_prompts
+from distill_dagster.storage import Current, new_folder, read_current, read_json, write_current, write_file
 from distill_dagster.students.build import StudentBuild, read_student, student_current
 from distill_dagster.teachers.leases import Leases
 from distill_dagster.teachers.store import ResponseStore
 from distill_dagster.worker_process import Launch, run_job
 
 STAGE_NUMBER = 1
-# Student and base answer in the precision their checkpoint is saved in.
-STUDENT_DTYPE: Dtype = "bfloat16"
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,10 @@ def _evaluate(distillation: Distillation, student: str, key: str, launch: Launch
             f"{distillation.name}: no rows in the test split, so nothing can be measured; raise prompts.split.test"
         )
     work = distillation.files.work("predict", key)
-    run_job(_job(distillation, trained, dataset, work), launch)
+    rows = work / "rows.parquet"
+    asked = test.join(_teacher_messages(distillation, dataset, test), on="prompt_id", how="left")
+    write_file(rows, lambda aside: asked.write_parquet(aside))
+    run_job(_job(distillation, trained, dataset, rows, work), launch)
     evaluation = _evaluation_inputs(distillation, trained, inputs, test, work)
     aside = work / "report"
     shutil.rmtree(aside, ignore_errors=True)
@@ -155,11 +156,26 @@ def _evaluate(distillation: Distillation, student: str, key: str, launch: Launch
     return BuildRecord(key, "evaluation", version, inputs, {"test_rows": len(test)})
 
 
-def _job(distillation: Distillation, trained: StudentBuild, dataset: Path, out: Path) -> PredictJob:
+def _teacher_messages(distillation: Distillation, dataset: Path, test: pl.DataFrame) -> pl.DataFrame:
+    """prompt_id and teacher_messages of the test rows, from the very prompts that the dataset was built from."""
+    inputs: dict[str, str] = read_manifest(dataset)["inputs"]
+    frames = [
+        read_prompts(distillation, name.removeprefix("prompts/"), version)
+        .select("prompt_id", teacher_messages="messages")
+        .join(test.select("prompt_id"), on="prompt_id", how="semi")
+        for name, version in inputs.items()
+        if name.startswith("prompts/")
+    ]
+    return pl.concat(frames)
+
+
+def _job(distillation: Distillation, trained: StudentBuild, dataset: Path, rows: Path, out: Path) -> PredictJob:
     spec = distillation.spec
     models = [
-        PredictModel(name="student", model=_ref(trained.folder), dtype=STUDENT_DTYPE, generate=True),
-        PredictModel(name="base", model=_ref(trained.base_folder), dtype=STUDENT_DTYPE, generate=True),
+        PredictModel(name="student", model=_ref(trained.folder), dtype=saved_dtype(trained.folder), generate=True),
+        PredictModel(
+            name="base", model=_ref(trained.base_folder), dtype=saved_dtype(trained.base_folder), generate=True
+        ),
     ]
     if spec.teacher.is_local:
         teacher = find_model(distillation, spec.teacher.model)
@@ -167,7 +183,7 @@ def _job(distillation: Distillation, trained: StudentBuild, dataset: Path, out: 
     return PredictJob(
         models=models,
         teacher_is_local=spec.teacher.is_local,
-        rows=dataset / "test.parquet",
+        rows=rows,
         train_rows=dataset / "train.parquet",
         max_tokens=spec.evaluation.max_tokens or spec.teacher.max_tokens,
         batch_size=spec.evaluation.batch_size,
@@ -245,7 +261,6 @@ def _decoding(distillation: Distillation) -> dict[str, object]:
     return {
         "decoding": {
             "max_tokens": distillation.spec.evaluation.max_tokens or teacher.max_tokens,
-            "student_dtype": STUDENT_DTYPE,
             "teacher_dtype": teacher.dtype if teacher.is_local else None,
         }
     }

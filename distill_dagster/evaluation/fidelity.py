@@ -1,7 +1,8 @@
 """How closely a model's next-token distributions follow the local teacher's, teacher-forced on its own answers.
 
-Both read the same prompt and the teacher's stored completion; only completion positions are compared, the end of turn
-included. Forward KL is Σ p (log p − log q) in nats over the whole shared vocabulary, p the teacher's.
+Each reads the prompt in its own form (the teacher with its few-shot examples, say) and then the teacher's stored
+completion; only completion positions are compared, the end of turn included. Forward KL is Σ p (log p − log q) in nats
+over the whole shared vocabulary, p the teacher's.
 """
 
 import json
@@ -43,6 +44,12 @@ class Measured:
         """Tokens of the longest form."""
         return max(map(len, self.prompts.values())) + len(self.completion)
 
+    @property
+    def student_length(self) -> int:
+        """Tokens of the longest form that a student or base reads."""
+        read = [len(prompt) for name, prompt in self.prompts.items() if name != "teacher"]
+        return max(read, default=0) + len(self.completion)
+
 
 def measure_fidelity(
     teacher: ChatModel,
@@ -58,8 +65,8 @@ def measure_fidelity(
         teacher: the local teacher.
         models: students and bases by report name; one with another vocabulary gets no rows.
         baselines: counted on training completions; None leaves them out.
-        rows: DATASET columns; rows without completion_ids get no fidelity.
-        max_length: longer sequences are left out, never cut.
+        rows: DATASET columns and teacher_messages; rows without completion_ids get no fidelity.
+        max_length: sequences longer than this to a student are left out, never cut.
         on_progress: called with (rows done, rows to do).
 
     Returns:
@@ -67,7 +74,7 @@ def measure_fidelity(
     """
     comparable = {name: chat for name, chat in models.items() if same_tokens(teacher.tokenizer, chat.tokenizer)}
     sequences = [*_sequences(teacher, comparable, rows)]
-    fitting = sorted((one for one in sequences if one.length <= max_length), key=lambda one: -one.length)
+    fitting = sorted((one for one in sequences if one.student_length <= max_length), key=lambda one: -one.length)
     records: list[tuple[str, int, str, int, float | None, int]] = []
     done = 0
     for batch in token_batches(fitting, BATCH_TOKENS):
@@ -128,11 +135,10 @@ def top_tokens(teacher: ChatModel, hidden: Tensor) -> Tensor:
 def _sequences(teacher: ChatModel, models: dict[str, ChatModel], rows: pl.DataFrame) -> Iterator[Measured]:
     chats = {"teacher": teacher, **models}
     usable = rows.filter(pl.col("completion_ids").list.len() > 0)
-    for prompt_id, sample, messages, ids in usable.select(
-        "prompt_id", "sample", "messages", "completion_ids"
-    ).iter_rows():
-        conversation = json.loads(messages)
-        prompts = {name: chat.encode(conversation) for name, chat in chats.items()}
+    columns = ("prompt_id", "sample", "messages", "teacher_messages", "completion_ids")
+    for prompt_id, sample, messages, teacher_messages, ids in usable.select(columns).iter_rows():
+        read = {name: json.loads(teacher_messages if name == "teacher" else messages) for name in chats}
+        prompts = {name: chat.encode(read[name]) for name, chat in chats.items()}
         yield Measured(prompt_id, sample, prompts, ids)
 
 

@@ -19,6 +19,8 @@ from distill_dagster.storage import write_file
 from distill_dagster.teachers.chat_model import ChatModel, load_chat_model
 from distill_dagster.teachers.generation import Answer, StopReason, generate
 
+# the teacher's answers are stored already: some are made again for its speed on this machine
+TIMED_ROWS = 32
 GENERATED_SCHEMA = {
     "prompt_id": pl.String(),
     "sample": pl.Int32(),
@@ -46,6 +48,9 @@ def run_predict(job: PredictJob, progress: ProgressWriter) -> PredictResult:
         if model.generate:
             frame, measurements[model.name] = generate_rows(chat, model.name, rows, job, progress)
             answers.append(frame)
+        else:
+            timed = rows.head(TIMED_ROWS).with_columns(messages="teacher_messages")
+            _, measurements[model.name] = generate_rows(chat, model.name, timed, job, progress)
     generated = pl.concat(answers).sort("prompt_id", "sample", "model")
     write_file(job.out / "generated.parquet", generated.write_parquet)
     too_long = _fidelity(job, chats, rows, progress)
@@ -82,7 +87,7 @@ def generate_rows(
         batch = queue[start : start + job.batch_size]
         found = generate(chat, [prompt for prompt, _ in batch], max_tokens=job.max_tokens)
         answers |= {text: answer for (_, text), answer in zip(batch, found, strict=True)}
-        progress.report(f"answers of the {name}", len(answers), len(queue), "prompts")
+        progress.report(f"answers of {name}", len(answers), len(queue), "prompts")
     seconds = time.monotonic() - started
     records = [
         (prompt_id, sample, name, answer.text, len(answer.token_ids), answer.stop_reason is StopReason.END_TURN)

@@ -1,9 +1,12 @@
 """Finds the folder of a model that the YAML names: a path, a name under `.models/`, or a hub id."""
 
+import json
 from pathlib import Path
+from typing import cast, get_args
 
 from distill_dagster.errors import TeacherError
 from distill_dagster.project import Distillation
+from distill_dagster.spec.teacher import Dtype
 
 MODELS_FOLDER = ".models"
 
@@ -26,6 +29,13 @@ def find_model(distillation: Distillation, name: str, revision: str | None = Non
             f"a folder's name under {root / MODELS_FOLDER}, or a hub id `owner/name`"
         )
     return _from_hub(name, revision)
+
+
+def saved_dtype(folder: Path) -> Dtype:
+    """The precision a checkpoint is saved in, by its config.json; float32 where that says nothing."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    named = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    return cast(Dtype, named) if named in get_args(Dtype) else "float32"
 
 
 def _from_hub(name: str, revision: str | None) -> Path:

@@ -42,7 +42,7 @@ def test_answers_and_fidelity_of_student_and_base(tiny_model: Path, student: Pat
     assert result.parameters["student"] < result.parameters["teacher"] == result.parameters["base"]
     assert result.checkpoint_bytes["student"] == (student / "model.safetensors").stat().st_size
     assert result.measurements["student"]["generated_tokens"] > 0
-    assert "teacher" not in result.measurements  # its stored answers are its predictions
+    assert result.measurements["teacher"]["generated_tokens"] > 0  # its stored answers count; it is timed only
     assert result.measurements["worker"]["peak_memory_bytes"] > 0
 
 
