@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import click
 
 from distill_dagster.errors import DistillError
-from distill_dagster.project import Distillation, Project, find_project
+from distill_dagster.project import Distillation, Project, find_project, project_root
 
 
 class _Group(click.Group):
@@ -44,10 +44,11 @@ def _distillation(ctx: click.Context, name: str) -> Distillation:
 @click.argument("name")
 @click.pass_context
 def new(ctx: click.Context, name: str) -> None:
-    """Scaffold assets/NAME with a commented defs.yaml."""
-    from distill_dagster.graph.scaffold import write_scaffold
+    """Scaffold assets/NAME with a commented defs.yaml; makes a project of a folder that is none yet."""
+    from distill_dagster.graph.scaffold import write_dg_settings, write_scaffold
 
-    for path in write_scaffold(_project(ctx).root / "assets" / name):
+    root = project_root(ctx.obj)
+    for path in (*write_scaffold(root / "assets" / name), *write_dg_settings(root)):
         click.echo(f"wrote {path}")
     click.echo(f"edit it, then: distill run {name}")
 

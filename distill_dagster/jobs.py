@@ -139,7 +139,7 @@ class PredictResult(JobModel):
     parameters: dict[str, int]
     checkpoint_bytes: dict[str, int]
     measurements: dict[str, dict[str, float]] = Field(
-        description="per model: tokens_per_second, seconds, generated_tokens; and `worker`: peak_memory_bytes"
+        description="per model: answers, seconds, generated_tokens, tokens_per_second; and `worker`: peak_memory_bytes"
     )
 
 

@@ -82,6 +82,14 @@ def find_project(explicit: str | None = None, start: Path | None = None) -> Proj
     )
 
 
+def project_root(explicit: str | None = None) -> Path:
+    """The project's folder; where there is none, the folder to make one of: `explicit`, else the working directory."""
+    try:
+        return find_project(explicit).root
+    except ProjectError:
+        return Path(explicit or os.environ.get("DISTILL_PROJECT") or Path.cwd()).expanduser().resolve()
+
+
 def _project(root: Path) -> Project:
     home = os.environ.get("DISTILL_HOME")
     return Project(root=root, home=Path(home).expanduser().resolve() if home else root / ".distill")

@@ -198,6 +198,73 @@ def test_a_bad_column_is_reported_by_the_run(copied: TinyProject) -> None:
     assert "Traceback" not in said
 
 
+def test_dagster_launches_the_same_work(copied: TinyProject) -> None:
+    """`dg launch` on an up-to-date asset adopts what is there: same version, nothing trained."""
+    from distill_dagster.graph.scaffold import write_dg_settings
+
+    write_dg_settings(copied.root)
+    before = copied.current("students/small")
+    environment = copied.environment | {"DAGSTER_HOME": str(copied.root / ".distill" / "dagster")}
+    dg = Path(sys.executable).parent / "dg"
+    assets = 'key:"tiny/dataset" or key:"tiny/student/small"'
+    done = subprocess.run(
+        [dg, "launch", "--assets", assets],
+        cwd=copied.root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "RUN_SUCCESS" in done.stderr
+    assert copied.current("students/small") == before
+
+
+def test_a_new_distillation_starts_a_project(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "distill_dagster.cli", "new", "helpdesk"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert "distill run helpdesk" in done.stdout
+    assert (tmp_path / "dg.toml").exists()
+    assert find_project(str(tmp_path)).distillation("helpdesk").spec.teacher.provider == "anthropic"
+
+
+def test_conversations_in_several_languages_reach_the_student(tmp_path: Path, tiny_model: Path) -> None:
+    project = TinyProject(tmp_path / "project", tiny_model)
+    words = {"fr": "Où est mon colis ?", "ja": "荷物はどこですか。", "ar": "أين طردي؟", "en": "Where is it? 🙂"}
+    content = [
+        {
+            "topic": language,
+            "chat": [
+                {"role": "user", "content": f"{number}"},
+                {"role": "assistant", "content": "ok"},
+                {"role": "user", "content": text},
+            ],
+        }
+        for language, text in words.items()
+        for number in range(8)
+    ]
+    (project.folder / "rows.jsonl").write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in content), encoding="utf-8"
+    )
+    spec = SPEC.replace('prompt: "{{ question }}"', "messages: chat").replace("    reference: answer\n", "")
+    (project.folder / "defs.yaml").write_text(spec, encoding="utf-8")
+
+    project.distill("run", "tiny", "--until", "student")
+
+    home = project.root / ".distill" / "tiny" / "dataset" / project.current("dataset")
+    train = pl.read_parquet(home / "train.parquet")
+    assert set(train["partition"]) == set(words)
+    assert [turn["role"] for turn in json.loads(train["messages"][0])] == ["system", "user", "assistant", "user"]
+    assert read_student(project.distillation(), "small").result.rows_trained == len(train)
+
+
 def workers() -> list[psutil.Process]:
     return [
         p for p in psutil.process_iter(["cmdline"]) if "distill_dagster.worker" in " ".join(p.info["cmdline"] or [])

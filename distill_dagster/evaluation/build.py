@@ -10,7 +10,7 @@ import polars as pl
 from distill_dagster.dataset.build import dropped_rows
 from distill_dagster.errors import EvaluationError
 from distill_dagster.evaluation.metadata import metric_plot_markdown, summary_markdown
-from distill_dagster.evaluation.model import EvaluationInputs, EvaluationReport, ModelNames, Versions
+from distill_dagster.evaluation.model import ANSWERING, EvaluationInputs, EvaluationReport, ModelNames, Versions
 from distill_dagster.evaluation.write import (
     PREDICTIONS_FILE,
     REPORT_HTML_FILE,
@@ -27,7 +27,9 @@ from distill_dagster.project import Distillation
 from distill_dagster.prompts.store import read_prompts
 from distill_dagster.storage import Current, new_folder, read_current, read_json, write_current, write_file
 from distill_dagster.students.build import StudentBuild, read_student, student_current
+from distill_dagster.teachers.budget import MICRO
 from distill_dagster.teachers.leases import Leases
+from distill_dagster.teachers.outputs import read_outputs
 from distill_dagster.teachers.store import ResponseStore
 from distill_dagster.worker_process import Launch, run_job
 
@@ -58,9 +60,11 @@ class EvaluationBuild:
         report = self.report()
         return f"{summary_markdown(report)}\n{metric_plot_markdown(report)}"
 
-    def predictions(self) -> pl.DataFrame:
-        """All rows of predictions.parquet."""
-        return pl.read_parquet(self.folder / PREDICTIONS_FILE)
+    def side_by_side(self) -> pl.DataFrame:
+        """Prompt, teacher's, student's and base's answer of each test row."""
+        rows = pl.read_parquet(self.folder / PREDICTIONS_FILE, columns=["text", "model", "prediction"])
+        answers = rows.filter(pl.col("model").is_in(list(map(str, ANSWERING))))
+        return answers.pivot("model", index="text", values="prediction").select("text", *map(str, ANSWERING))
 
 
 def asset_of(student: str) -> str:
@@ -225,6 +229,7 @@ def _evaluation_inputs(
         training=training,
         prediction=PredictResult.model_validate_json((work / RESULT_FILE).read_text(encoding="utf-8")),
         teacher_layers=_layers(distillation, base.prune),
+        teacher_usd_per_1000_answers=None if spec.teacher.is_local else _usd_per_1000(distillation, dataset_folder),
     )
 
 
@@ -234,6 +239,14 @@ def _dropped(distillation: Distillation) -> pl.DataFrame:
     if current is None or current.build_key is None:
         raise EvaluationError(f"{distillation.name}: there is no current dataset; materialise it first")
     return dropped_rows(distillation, current.build_key)
+
+
+def _usd_per_1000(distillation: Distillation, dataset: Path) -> float:
+    """What 1,000 of the answers behind a dataset did cost, from the provider's usage."""
+    inputs: dict[str, str] = read_manifest(dataset)["inputs"]
+    names = [(name.removeprefix("teacher_outputs/"), v) for name, v in inputs.items() if name.startswith("teacher_o")]
+    outputs = pl.concat(read_outputs(distillation, partition, version) for partition, version in names)
+    return float(outputs["cost_microusd"].sum()) / len(outputs) * 1000 / MICRO
 
 
 def _layers(distillation: Distillation, pruned: str | None) -> int | None:

@@ -181,6 +181,7 @@ class EvaluationReport(ReportModel):
     training: TrainingFacts
     parameters: dict[str, int]
     checkpoint_bytes: dict[str, int]
+    teacher_usd_per_1000_answers: float | None
     samples: Samples
     confidence: float
     seed: int
@@ -207,6 +208,7 @@ class EvaluationInputs:
         fidelity: teacher-forced agreement on the test split (FIDELITY columns); None with a hosted teacher.
         training, prediction: what the worker said of its jobs.
         teacher_layers: layers of the model a pruned base was cut from, where known.
+        teacher_usd_per_1000_answers: what the provider charged, from its usage; None for a teacher on this machine.
     """
 
     distillation: str
@@ -223,3 +225,4 @@ class EvaluationInputs:
     training: TrainResult
     prediction: PredictResult
     teacher_layers: int | None = None
+    teacher_usd_per_1000_answers: float | None = None

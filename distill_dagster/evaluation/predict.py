@@ -95,7 +95,12 @@ def generate_rows(
         for answer in (answers[text],)
     ]
     tokens = sum(len(answer.token_ids) for answer in answers.values())
-    speed = {"seconds": seconds, "generated_tokens": float(tokens), "tokens_per_second": tokens / seconds}
+    speed = {
+        "answers": float(len(answers)),
+        "seconds": seconds,
+        "generated_tokens": float(tokens),
+        "tokens_per_second": tokens / seconds,
+    }
     return pl.DataFrame(records, schema=GENERATED_SCHEMA, orient="row"), speed
 
 

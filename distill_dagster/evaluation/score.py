@@ -54,6 +54,7 @@ def evaluate(inputs: EvaluationInputs, predictions: pl.DataFrame) -> EvaluationR
         gate=_gate(inputs),
         training=_training(inputs),
         parameters=inputs.prediction.parameters,
+        teacher_usd_per_1000_answers=inputs.teacher_usd_per_1000_answers,
         checkpoint_bytes=inputs.prediction.checkpoint_bytes,
         samples=_samples(predictions, primary),
         confidence=spec.confidence,

@@ -26,7 +26,7 @@ def evaluation_asset(distillation: Distillation, student: str) -> dg.AssetsDefin
     def evaluation(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         with as_failure(), observing(context, key):
             build = build_evaluation(distillation, student, pipes_launch(context))
-        metadata = report_metadata(build) | sample(distillation, build.predictions().select("model", "prediction"))
+        metadata = report_metadata(build) | sample(distillation, build.side_by_side())
         return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(build.version))
 
     return evaluation

@@ -10,8 +10,10 @@ import psutil
 from dagster import DagsterRunStatus, RunsFilter
 
 from distill_dagster.project import Project
+from distill_dagster.storage import write_json
 
 PROCESS_TAG = "distill/process"
+CODE_LOCATION = "distill_dagster"
 
 
 def open_instance(project: Project) -> dg.DagsterInstance:
@@ -58,7 +60,13 @@ def serve(project: Project, host: str, port: int) -> None:
     """Replaces this process by the Dagster UI and daemon on the project's instance."""
     with open_instance(project):
         pass
+    workspace = project.home / "workspace.yaml"
+    location = {
+        "module_name": "distill_dagster.definitions",
+        "working_directory": str(project.root),
+        "location_name": CODE_LOCATION,
+    }
+    write_json(workspace, {"load_from": [{"python_module": location}]})  # JSON is YAML
     os.environ["DISTILL_PROJECT"] = str(project.root)
-    command = [sys.executable, "-m", "dagster", "dev", "--module-name", "distill_dagster.definitions"]
-    os.chdir(project.root)
+    command = [sys.executable, "-m", "dagster", "dev", "--workspace", str(workspace)]
     os.execv(sys.executable, [*command, "--host", host, "--port", str(port)])

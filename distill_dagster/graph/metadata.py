@@ -7,6 +7,7 @@ import polars as pl
 
 from distill_dagster.dataset.build import DatasetBuild
 from distill_dagster.evaluation.build import EvaluationBuild
+from distill_dagster.evaluation.model import System
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.store import PartitionPrompts
 from distill_dagster.students.build import StudentBuild
@@ -79,11 +80,19 @@ def student_metadata(build: StudentBuild) -> Metadata:
 
 def report_metadata(build: EvaluationBuild) -> Metadata:
     """Headlines, table and picture, and where the report lies."""
-    return {
+    report = build.report()
+    metadata: Metadata = {
         "summary": dg.MetadataValue.md(build.markdown()),
         "report": dg.MetadataValue.path(build.report_path),
         "report link": dg.MetadataValue.url(build.report_path.as_uri()),
+        "test rows": dg.MetadataValue.int(report.counts.test_rows),
     }
+    for against, measures in (("reference", report.quality), ("teacher", report.fidelity)):
+        for measure in measures:
+            value = measure.systems[System.STUDENT].value
+            if value is not None:
+                metadata[f"student {measure.label} vs {against}"] = dg.MetadataValue.float(value)
+    return metadata
 
 
 def sample(distillation: Distillation, frame: pl.DataFrame) -> Metadata:

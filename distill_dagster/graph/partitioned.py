@@ -122,8 +122,11 @@ def _materialised(
 
 
 def _failures(failed: Mapping[str, str]) -> str:
-    lines = [f"{partition}: {message}" for partition, message in sorted(failed.items())]
-    return f"{len(failed)} partition(s) failed, the others are kept:\n" + "\n".join(lines)
+    by_message: dict[str, list[str]] = {}
+    for partition, message in sorted(failed.items()):
+        by_message.setdefault(message, []).append(partition)
+    lines = [f"{', '.join(partitions)}: {message}" for message, partitions in by_message.items()]
+    return f"{len(failed)} partition(s) failed, what is finished is kept:\n" + "\n".join(lines)
 
 
 def _teacher_kind(distillation: Distillation) -> str:

@@ -11,6 +11,7 @@ from distill_dagster.errors import ProjectError
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 TEMPLATES = ("defs.yaml", "prompts.jsonl")
+DG_FILE = "dg.toml"
 
 
 class DistillationScaffolder(Scaffolder[Any]):
@@ -35,8 +36,20 @@ def write_scaffold(folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name in TEMPLATES:
-        text = files("distill_dagster.graph").joinpath("scaffold_files", name).read_text(encoding="utf-8")
-        path = folder / name
-        path.write_text(text, encoding="utf-8")
-        written.append(path)
+        written.append(_copy(name, folder))
     return written
+
+
+def write_dg_settings(root: Path) -> list[Path]:
+    """Writes the `dg.toml` that `dg` needs, unless the project has its settings already."""
+    pyproject = root / "pyproject.toml"
+    if (root / DG_FILE).exists() or (pyproject.exists() and "[tool.dg]" in pyproject.read_text(encoding="utf-8")):
+        return []
+    return [_copy(DG_FILE, root)]
+
+
+def _copy(name: str, folder: Path) -> Path:
+    text = files("distill_dagster.graph").joinpath("scaffold_files", name).read_text(encoding="utf-8")
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from distill_dagster.errors import DistillError
+from distill_dagster.errors import DistillError, StorageError
 from distill_dagster.lineage.builds import BuildRecord, Builds, build_key
 from distill_dagster.lineage.hashing import frame_version
 from distill_dagster.project import Distillation
@@ -75,12 +75,18 @@ def outputs_current(distillation: Distillation, partition: str, identity: Teache
     )
 
 
-def read_outputs(distillation: Distillation, partition: str) -> pl.DataFrame:
-    """A partition's current answers."""
-    current = read_current(distillation.files.asset(ASSET, partition))
-    if current is None:
-        raise DistillError(f"{distillation.name}/{ASSET}: partition {partition!r} was never materialised")
-    return pl.read_parquet(_parquet(distillation, partition, current.version))
+def read_outputs(distillation: Distillation, partition: str, version: str | None = None) -> pl.DataFrame:
+    """A partition's answers, of a version or the current one (OUTPUTS columns).
+
+    Raises:
+        StorageError: the partition was never materialised.
+    """
+    if version is None:
+        current = read_current(distillation.files.asset(ASSET, partition))
+        if current is None:
+            raise StorageError(f"{distillation.name}/{ASSET}: partition {partition!r} was never materialised")
+        version = current.version
+    return pl.read_parquet(_parquet(distillation, partition, version))
 
 
 def remove_partitions(distillation: Distillation, found: Collection[str]) -> list[str]:
@@ -110,9 +116,8 @@ def build_outputs(distillation: Distillation, partitions: Sequence[str], teacher
         return build
     problem = _ask(distillation, store, teacher, pending, build)
     for partition, requests in pending.items():
-        unanswered = len(store.missing(requests["request_key"].unique()))
-        if unanswered:
-            build.failed[partition] = f"{unanswered} of {len(requests)} prompts unanswered: {problem}"
+        if len(store.missing(requests["request_key"].unique())):
+            build.failed[partition] = str(problem)
         else:
             build.partitions[partition] = _write(distillation, partition, requests, store, teacher.identity)
     return build

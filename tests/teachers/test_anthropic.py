@@ -151,7 +151,7 @@ def test_failures_that_may_pass_leave_the_rest_answered(declare: Declare, claude
     distillation = declare(SPEC.format(more=""), rows__jsonl=rows(5))
 
     failed = answer(distillation)
-    assert "1 of 5 prompts unanswered" in failed.failed["all"]
+    assert "1 of 5 requests got no answer" in failed.failed["all"]
     assert "HTTP 529" in failed.failed["all"]
     broken.clear()
     build = answer(distillation)

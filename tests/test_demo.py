@@ -1,0 +1,54 @@
+"""The real demo with few prompts: a real language model answers, is cut, trained and measured."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+FEW = """
+
+_all = rows
+
+
+def rows():
+    return (row for row in _all() if row["topic"] in ("food", "sports", "money"))
+"""
+
+
+@pytest.mark.demo
+def test_the_demo_with_few_prompts(tmp_path: Path) -> None:
+    root = tmp_path / "project"
+    folder = root / "assets" / "faq"
+    shutil.copytree(REPOSITORY / "assets" / "faq", folder)
+    subprocess.run([sys.executable, REPOSITORY / "assets" / "faq" / "get_model.py"], check=True)
+    (root / ".models").symlink_to(REPOSITORY / ".models")
+    corpus = folder / "corpus.py"
+    corpus.write_text(corpus.read_text(encoding="utf-8") + FEW, encoding="utf-8")
+    spec = folder / "defs.yaml"
+    text = spec.read_text(encoding="utf-8").replace("max_tokens: 96", "max_tokens: 48")
+    text = text.replace("test: 0.15", "test: 0.3").replace("epochs: 2", "epochs: 2\n      max_steps: 8")
+    spec.write_text(text, encoding="utf-8")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("DISTILL", "DAGSTER"))}
+    command = [sys.executable, "-m", "distill_dagster.cli", "--project", str(root)]
+
+    done = subprocess.run(
+        [*command, "run", "faq"], env=environment, capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    path = Path(subprocess.run([*command, "report", "faq"], capture_output=True, text=True, check=True).stdout.strip())
+    report = json.loads((path.parent / "report.json").read_text(encoding="utf-8"))
+
+    fidelity = {measure["name"]: measure for measure in report["fidelity"]}
+    difference = next(
+        comparison["difference"]
+        for comparison in fidelity["forward_kl"]["comparisons"]
+        if (comparison["left"], comparison["right"]) == ("student", "base")
+    )
+    assert difference["high"] < 0, "eight steps of training bring the student closer to its teacher than its base is"
+    assert report["identity"]["base_label"].startswith("teacher cut to 16 of 30 layers")
+    assert report["parameters"]["student"] < report["parameters"]["teacher"]
