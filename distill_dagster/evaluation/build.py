@@ -77,16 +77,16 @@ def evaluation_build_key(distillation: Distillation, student: str) -> str | None
     if not student_current(distillation, student):
         return None
     settings = distillation.spec.evaluation.model_dump(mode="json", exclude={"batch_size"})
+    settings["student"] = f"{distillation.name}/{student}"
     return build_key("evaluation", STAGE_NUMBER, _inputs(distillation, student), settings | _decoding(distillation))
 
 
 def evaluation_current(distillation: Distillation, student: str) -> bool:
     """Whether the current evaluation is that of the current student."""
     current = read_current(distillation.files.asset(asset_of(student)))
-    key = evaluation_build_key(distillation, student)
-    if current is None or current.build_key != key:
+    if current is None or not _folder(distillation, student, current.version).is_dir():
         return False
-    return _folder(distillation, student, current.version).is_dir()
+    return current.build_key == evaluation_build_key(distillation, student)
 
 
 def read_evaluation(distillation: Distillation, student: str) -> EvaluationBuild | None:
@@ -113,17 +113,21 @@ def build_evaluation(distillation: Distillation, student: str, launch: Launch) -
     leases = Leases(ResponseStore(distillation.project.store_url).engine)
     with leases.hold(f"build/{key}"):
         known = builds.find(key)
-        evaluated = known is None or not _folder(distillation, student, known.version).is_dir()
-        if known is None or evaluated:
-            known = builds.adopt(_evaluate(distillation, student, key, launch))
-    record = known
+        if known is not None and _folder(distillation, student, known.version).is_dir():
+            return _adopt(distillation, student, known, evaluated=False)
+        work = distillation.files.work("predict", key)
+        record = builds.adopt(_evaluate(distillation, student, key, work, launch), rebuild=known is not None)
+        shutil.rmtree(work)
+        return _adopt(distillation, student, record, evaluated=True)
+
+
+def _adopt(distillation: Distillation, student: str, record: BuildRecord, *, evaluated: bool) -> EvaluationBuild:
     changed = write_current(distillation.files.asset(asset_of(student)), Current(record.version, record.build_key))
-    return EvaluationBuild(
-        student, record.version, _folder(distillation, student, record.version), changed=changed, evaluated=evaluated
-    )
+    folder = _folder(distillation, student, record.version)
+    return EvaluationBuild(student, record.version, folder, changed=changed, evaluated=evaluated)
 
 
-def _evaluate(distillation: Distillation, student: str, key: str, launch: Launch) -> BuildRecord:
+def _evaluate(distillation: Distillation, student: str, key: str, work: Path, launch: Launch) -> BuildRecord:
     trained = read_student(distillation, student)
     inputs = _inputs(distillation, student)
     dataset = distillation.files.asset("dataset") / inputs["dataset"]
@@ -132,7 +136,6 @@ def _evaluate(distillation: Distillation, student: str, key: str, launch: Launch
         raise EvaluationError(
             f"{distillation.name}: no rows in the test split, so nothing can be measured; raise prompts.split.test"
         )
-    work = distillation.files.work("predict", key)
     rows = work / "rows.parquet"
     asked = test.join(_teacher_messages(distillation, dataset, test), on="prompt_id", how="left")
     write_file(rows, lambda aside: asked.write_parquet(aside))
@@ -156,7 +159,6 @@ def _evaluate(distillation: Distillation, student: str, key: str, launch: Launch
             details={"metrics": list(distillation.spec.evaluation.metrics), "headlines": report.headlines},
         )
         write_manifest(folder, manifest)
-    shutil.rmtree(work)
     return BuildRecord(key, "evaluation", version, inputs, {"test_rows": len(test)})
 
 

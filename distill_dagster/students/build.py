@@ -49,14 +49,16 @@ def student_build_key(distillation: Distillation, name: str) -> str | None:
     if dataset is None:
         return None
     spec = _spec(distillation, name)
-    return build_key("student", STAGE_NUMBER, _inputs(distillation, spec, dataset.version), _settings(spec))
+    settings = {"student": f"{distillation.name}/{name}"} | _settings(spec)  # weights lie under the student's name
+    return build_key("student", STAGE_NUMBER, _inputs(distillation, spec, dataset.version), settings)
 
 
 def student_current(distillation: Distillation, name: str) -> bool:
     """Whether the current student is the one the dataset and the declaration ask for."""
     current = read_current(distillation.files.asset(asset_of(name)))
-    key = student_build_key(distillation, name)
-    return current is not None and current.build_key == key and _folder(distillation, name, current.version).is_dir()
+    if current is None or not _folder(distillation, name, current.version).is_dir():
+        return False  # said before the key is made, for which a base may have to be downloaded
+    return current.build_key == student_build_key(distillation, name)
 
 
 def read_student(distillation: Distillation, name: str) -> StudentBuild:
@@ -94,8 +96,10 @@ def build_student(
         known = builds.find(key)
         if known is not None and _folder(distillation, name, known.version).is_dir():
             return _adopt(distillation, name, known, trained=False)
-        record = _train(distillation, name, key, launch)
-        return _adopt(distillation, name, builds.adopt(record), trained=True)
+        work = distillation.files.work("train", key)
+        record = builds.adopt(_train(distillation, name, key, work, launch), rebuild=known is not None)
+        shutil.rmtree(work)  # only now: a crash before this resumes from it
+        return _adopt(distillation, name, record, trained=True)
 
 
 def _adopt(distillation: Distillation, name: str, record: BuildRecord, *, trained: bool) -> StudentBuild:
@@ -103,12 +107,11 @@ def _adopt(distillation: Distillation, name: str, record: BuildRecord, *, traine
     return _published(distillation, name, record.version, changed=changed, trained=trained)
 
 
-def _train(distillation: Distillation, name: str, key: str, launch: Launch) -> BuildRecord:
+def _train(distillation: Distillation, name: str, key: str, work: Path, launch: Launch) -> BuildRecord:
     spec = _spec(distillation, name)
     dataset = read_current(distillation.files.asset("dataset"))
     if dataset is None:
         raise StudentError(f"{distillation.name}: there is no dataset to train {name!r} on; materialise it first")
-    work = distillation.files.work("train", key)
     job = _job(distillation, spec, distillation.files.asset("dataset") / dataset.version, work)
     run_job(job, launch)
     result = TrainResult.model_validate_json((work / RESULT_FILE).read_text(encoding="utf-8"))
@@ -141,7 +144,6 @@ def _train(distillation: Distillation, name: str, key: str, launch: Launch) -> B
         write_json(folder / "measurements.json", result.measurements)
         (folder / "README.md").write_text(model_card(distillation, name, manifest, result), encoding="utf-8")
         write_manifest(folder, manifest)
-    shutil.rmtree(work)
     return BuildRecord(key, "student", version, inputs, {"rows_trained": result.rows_trained})
 
 

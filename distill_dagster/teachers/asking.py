@@ -81,8 +81,9 @@ class Asking:
             self._give_back(unanswered)
             if unanswered.stop:
                 raise unanswered.stop
-            if self._out_of_budget:
+            if self._out_of_budget and self._answered == before:
                 raise BudgetError(self._out_of_budget)
+            self._out_of_budget = None  # answers cost less than was reserved for them, so there may be room again
             if len(unanswered):
                 raise TeacherError(self._unanswered_message(unanswered))
             left = self._store.missing(missing["request_key"])

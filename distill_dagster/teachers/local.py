@@ -12,6 +12,8 @@ from distill_dagster.lineage.model_digest import digest_model
 from distill_dagster.lineage.model_folder import find_model
 from distill_dagster.project import Distillation
 from distill_dagster.storage import write_file
+from distill_dagster.teachers.database import open_database
+from distill_dagster.teachers.leases import Leases
 from distill_dagster.teachers.protocol import Deliver, Response, ResponseStatus, TeacherIdentity, Unanswered, Usage
 from distill_dagster.worker_process import Launch, run_job
 
@@ -45,6 +47,7 @@ class LocalTeacher:
             },
         )
         self._files = distillation.files
+        self._store_url = distillation.project.store_url
         self.transport = "worker"
         self.version = f"transformers {importlib.metadata.version('transformers')}"
 
@@ -65,12 +68,17 @@ class LocalTeacher:
         claimed = list(batches)
         if not claimed:
             return Unanswered()
-        requests = pl.concat(claimed).select("request_key", "messages")
-        work = self._files.work("generate", self._identity.digest[:32])
+        key = self._identity.digest[:32]
+        with Leases(open_database(self._store_url)).hold(f"generate/{self._files.name}/{key}"):
+            self._generate(pl.concat(claimed), self._files.work("generate", key), deliver)
+        return Unanswered()
+
+    def _generate(self, claimed: pl.DataFrame, work: Path, deliver: Deliver) -> None:
+        """Answers the claimed requests in a work folder that no other process uses meanwhile."""
         left_behind = self._take_over(work, deliver)  # by a run that was killed
-        requests = requests.filter(~pl.col("request_key").is_in(left_behind))
+        requests = claimed.select("request_key", "messages").filter(~pl.col("request_key").is_in(left_behind))
         if requests.is_empty():
-            return Unanswered()
+            return
         path = work / "requests.parquet"
         write_file(path, lambda aside: requests.write_parquet(aside))
         job = GenerateJob(
@@ -83,7 +91,6 @@ class LocalTeacher:
             out=work,
         )
         run_job(job, self._launch, on_poll=lambda: self._take_over(work, deliver))
-        return Unanswered()
 
     def _take_over(self, work: Path, deliver: Deliver) -> list[str]:
         """Stores finished shards, then removes them; returns their request keys."""

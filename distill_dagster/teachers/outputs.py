@@ -25,7 +25,7 @@ STAGE_NUMBER = 1
 # Cost and usage are facts about one call, not about the answer.
 VERSION_COLUMNS = ("prompt_id", "sample", "request_key", "status", "stop_reason", "completion", "thinking", "token_ids")
 OUTPUTS_SCHEMA = {"prompt_id": pl.String, "sample": pl.Int32, **FETCHED}
-LOCAL_CLAIM = 1_000_000
+LOCAL_CLAIM = 5_000
 
 
 @dataclass(frozen=True)
