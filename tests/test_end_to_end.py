@@ -294,7 +294,9 @@ def test_a_run_killed_at_any_moment_completes_when_started_again(tmp_path: Path,
     work = project.root / ".distill" / "tiny" / ".work"
     mine = lambda: [w for w in workers() if str(project.root) in " ".join(w.cmdline())]  # noqa: E731
 
-    killed(project, lambda: (project.root / ".distill/responses.sqlite").exists() and project.stored() > 0, "answers")
+    home = project.root / ".distill"
+    killed(project, lambda: bool(list(home.glob("tiny/prompts/*/current.json"))), "prompts")
+    killed(project, lambda: (home / "responses.sqlite").exists() and project.stored() > 0, "answers")
     answered = project.stored()
     gone = time.monotonic() + 30
     while mine():
@@ -305,6 +307,7 @@ def test_a_run_killed_at_any_moment_completes_when_started_again(tmp_path: Path,
         project, lambda: bool(list(work.glob("train/*/checkpoints/checkpoint-*/trainer_state.json"))), "a checkpoint"
     )
     after_answers = project.stored()
+    killed(project, lambda: bool(list(home.glob("tiny/.work/train/*/student/model.safetensors"))), "a trained student")
     killed(project, lambda: bool(list(work.glob("predict/*/job.json"))), "an evaluation")
     said = project.distill("run", "tiny").stderr
 

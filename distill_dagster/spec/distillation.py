@@ -39,6 +39,11 @@ class DistillationSpec(SpecModel):
                 f"evaluation.gate.metric: {gate.metric!r} is not measured; "
                 f"write one of {measured}, or add it to evaluation.metrics"
             )
+        if self.curation.thinking == "include" and not self.teacher.is_local:
+            raise ValueError(
+                f"curation.thinking: {self.teacher.provider} returns a summary of the thinking, not all of it, "
+                "so it cannot be a training target; write `exclude`, or use a local teacher"
+            )
         for name, student in self.students.items():
             if student.base.prune == "teacher" and not self.teacher.is_local:
                 raise ValueError(

@@ -76,6 +76,11 @@ def test_a_right_declaration_loads(tmp_path: Path) -> None:
             "provider: transformers\n    budget_usd: 3",
             "6: teacher: budget_usd: only for a hosted",
         ),
+        (
+            "provider: transformers\n    model: some/model\n",
+            "provider: anthropic\n    model: claude-haiku-4-5\n  curation: {thinking: include}\n",
+            "curation.thinking: anthropic returns a summary of the thinking",
+        ),
         ("  teacher:", "  teachr:", "6: teachr: unknown key; remove it or correct its name (did you mean `teacher`?)"),
         ("type: distill_dagster.Distillation", "type: other.Thing", "1: write `type: distill_dagster.Distillation`"),
     ],
