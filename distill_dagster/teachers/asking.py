@@ -70,6 +70,9 @@ class Asking:
         if len(missing):
             self._teacher.check()
             self._total = len(missing)
+            if self._announce:
+                most = int(self._teacher.most_microusd(missing).sum())
+                report(Progress(STAGE, 0, self._total, "answers", {"at_most_usd": most / MICRO}))
             with self._leases.alive():
                 self._answer(missing)
         return Asked(len(distinct), stored, self._answered, self._cost_microusd)
