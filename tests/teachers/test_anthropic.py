@@ -202,7 +202,7 @@ def test_an_unknown_price_is_an_error_and_never_free(declare: Declare, claude: A
 
 def test_the_budget_is_a_hard_stop_and_resumable(declare: Declare, claude: AnthropicServer) -> None:
     """Each request reserves what it can cost at most; the run stops before the limit and goes on when it is raised."""
-    tight = declare(SPEC.format(more="budget_usd: 0.002"), rows__jsonl=rows(40))
+    tight = declare(SPEC.format(more="budget_usd: 0.001"), rows__jsonl=rows(40))
     stopped = answer(tight)
 
     spent = ResponseStore(tight.project.store_url)
