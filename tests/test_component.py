@@ -62,6 +62,15 @@ def test_twenty_distillations_load_without_torch_network_or_key(tmp_path: Path) 
     assert done.stdout.splitlines()[0] == "100 []"
 
 
+def test_a_folder_with_assets_is_all_a_project_needs(tmp_path: Path) -> None:
+    root = project(tmp_path, REPOSITORY / "assets" / "faq")
+    (root / "pyproject.toml").unlink()
+
+    done = call(sys.executable, "-c", LOAD, cwd=root / "assets" / "faq")
+
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_graph_of_a_distillation(tmp_path: Path) -> None:
     done = call(sys.executable, "-c", LOAD, cwd=project(tmp_path, REPOSITORY / "assets" / "faq"))
 
