@@ -3,19 +3,12 @@
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
-import pytest
 from sqlalchemy import Engine, update
 
-from distill_dagster.teachers.database import open_database, writing
+from distill_dagster.teachers.database import writing
 from distill_dagster.teachers.leases import Leases
 from distill_dagster.teachers.schema import leases
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Engine:
-    return open_database(f"sqlite:///{tmp_path / 'store.sqlite'}")
 
 
 def test_one_owner_at_a_time(engine: Engine) -> None:
@@ -49,13 +42,13 @@ def test_renewal_prolongs(engine: Engine) -> None:
     assert second.acquire(["a"]) == set()
 
 
-def test_the_claim_of_a_dead_process_is_free_at_once(engine: Engine, tmp_path: Path) -> None:
+def test_the_claim_of_a_dead_process_is_free_at_once(engine: Engine) -> None:
     code = (
         "import sys; from distill_dagster.teachers.database import open_database;"
         "from distill_dagster.teachers.leases import Leases;"
         "print(Leases(open_database(sys.argv[1])).acquire(['a']))"
     )
-    url = engine.url.render_as_string()
+    url = engine.url.render_as_string(hide_password=False)
     done = subprocess.run([sys.executable, "-c", code, url], capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == "{'a'}"
