@@ -1,10 +1,14 @@
 """`distill run`: decides from disk whether anything is due before it loads Dagster, then runs it with progress."""
 
 import logging
+import os
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 from rich.console import Console
 
 from distill_dagster.commands.terminal import shown_progress
@@ -16,44 +20,58 @@ from distill_dagster.worker_process import no_launch
 
 def run_distillation(distillation: Distillation, request: Request) -> int:
     """Runs what is due; returns the exit code (0 done or nothing to do, 1 failed)."""
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     started = time.monotonic()
-    marker = run_marker(distillation)
-    if not marker.exists() and not is_anything_due(distillation, make_teacher(distillation, no_launch), request):
+    if not _unfinished(distillation) and not is_anything_due(
+        distillation, make_teacher(distillation, no_launch), request
+    ):
         console.print(f"{distillation.name}: nothing to do; everything is up to date ({_seconds(started)})")
         return 0
-    return _run(distillation, request, console, started, marker)
+    return _run(distillation, request, console, started)
 
 
-def run_marker(distillation: Distillation) -> Path:
-    """A file that is there while a run is under way, and after one that was killed."""
-    return distillation.files.root / ".work" / "running"
-
-
-def _run(distillation: Distillation, request: Request, console: Console, started: float, marker: Path) -> int:
+def _run(distillation: Distillation, request: Request, console: Console, started: float) -> int:
     from distill_dagster.graph.instance_home import open_instance
     from distill_dagster.graph.run import Runner
 
+    def say(text: str, style: str | None = None) -> None:
+        console.print(f"{distillation.name}: {text}", style=style)
+
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", message=".*in preview", module="dagster")
-    marker.parent.mkdir(parents=True, exist_ok=True)
-    marker.touch()
-    with open_instance(distillation.project) as instance, shown_progress(console):
-        outcome = Runner(distillation, instance, lambda text: console.print(f"{distillation.name}: {text}")).run(
-            request
-        )
-    marker.unlink(missing_ok=True)
+    with _marked(distillation), open_instance(distillation.project) as instance, shown_progress(console):
+        outcome = Runner(distillation, instance, say).run(request)
     for run_id in outcome.dead_runs:
-        console.print(f"{distillation.name}: run {run_id} was killed earlier; it is now marked failed")
+        say(f"run {run_id} was killed earlier; it is now marked failed")
     if outcome.failure is not None:
-        console.print(f"error: {outcome.failure}", style="red", markup=False)
-        console.print(
-            f"{distillation.name}: stopped after {_seconds(started)}; what is finished is kept, run again to go on"
-        )
+        console.print(f"error: {outcome.failure}", style="red")
+        say(f"stopped after {_seconds(started)}; what is finished is kept, run again to go on")
         return 1
     done = f"{len(outcome.done)} assets made" if outcome.done else "nothing to do; everything is up to date"
-    console.print(f"{distillation.name}: {done} ({_seconds(started)})")
+    say(f"{done} ({_seconds(started)})")
     return 0
+
+
+def _markers(distillation: Distillation) -> Path:
+    return distillation.files.root / ".work" / "running"
+
+
+def _unfinished(distillation: Distillation) -> bool:
+    """Whether a run of this distillation was killed, or is under way: Dagster has to be asked then."""
+    return any(_markers(distillation).glob("*"))
+
+
+@contextmanager
+def _marked(distillation: Distillation) -> Iterator[None]:
+    """Leaves a file that says so if this process dies in the block; clears those of processes that did."""
+    folder = _markers(distillation)
+    folder.mkdir(parents=True, exist_ok=True)
+    mine = folder / str(os.getpid())
+    mine.touch()
+    yield
+    for marker in folder.iterdir():
+        if marker == mine or not psutil.pid_exists(int(marker.name)):
+            marker.unlink(missing_ok=True)
 
 
 def _seconds(started: float) -> str:

@@ -49,5 +49,4 @@ def _user() -> str | None:
 
 
 def _run(user: str | None, *command: object) -> None:
-    prefix = ["runuser", "-u", user, "--"] if user is not None else []
-    subprocess.run([*prefix, *map(str, command)], check=True, capture_output=True, cwd="/")
+    subprocess.run([*map(str, command)], check=True, capture_output=True, cwd="/", user=user)
