@@ -1,4 +1,4 @@
-"""How a worker's life ends: with its parent, or on SIGTERM once what must be saved is saved."""
+"""How a worker's life ends: with its parent, or on SIGTERM or SIGINT once what must be saved is saved."""
 
 import os
 import signal
@@ -11,6 +11,8 @@ from types import FrameType
 TERMINATED = 143
 ORPHANED = 142
 POLL_SECONDS = 0.5
+# Ctrl-C reaches the worker twice: from the terminal, and from the process that started it
+SAME_SIGNAL_SECONDS = 2.0
 
 
 def exit_with_parent(poll_seconds: float = POLL_SECONDS) -> None:
@@ -30,25 +32,27 @@ def exit_with_parent(poll_seconds: float = POLL_SECONDS) -> None:
 
 
 class Termination:
-    """SIGTERM, answered at once, or noted for work that first has something to save.
+    """SIGTERM or SIGINT, answered at once, or noted for work that first has something to save.
 
-    Install it once, in the main thread. A second SIGTERM always ends the process at once.
+    Install it once, in the main thread. A second one, two seconds later or more, always ends the process at once.
     """
 
     def __init__(self) -> None:
         self.requested = False
         self._deferred = False
+        self._first = 0.0
 
     def install(self) -> None:
-        """Starts to handle SIGTERM."""
+        """Starts to handle the signals."""
         signal.signal(signal.SIGTERM, self._handle)
+        signal.signal(signal.SIGINT, self._handle)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Within the block a first SIGTERM only sets `requested`; the block looks at it and ends in its own time.
+        """Within the block a first signal only sets `requested`; the block looks at it and ends in its own time.
 
         Raises:
-            SystemExit: with code 143 when the block ends, if SIGTERM came meanwhile.
+            SystemExit: with code 143 when the block ends, if a signal came meanwhile.
         """
         self._deferred = True
         try:
@@ -59,6 +63,9 @@ class Termination:
             raise SystemExit(TERMINATED)
 
     def _handle(self, _signal: int, _frame: FrameType | None) -> None:
-        repeated, self.requested = self.requested, True
+        now = time.monotonic()
+        repeated = self.requested and now - self._first >= SAME_SIGNAL_SECONDS
+        if not self.requested:
+            self.requested, self._first = True, now
         if repeated or not self._deferred:
             raise SystemExit(TERMINATED)

@@ -265,6 +265,58 @@ def test_conversations_in_several_languages_reach_the_student(tmp_path: Path, ti
     assert read_student(project.distillation(), "small").result.rows_trained == len(train)
 
 
+def test_two_runs_at_once_end_right_and_do_nothing_twice(tmp_path: Path, tiny_model: Path) -> None:
+    project = TinyProject(tmp_path / "project", tiny_model)
+    both = [
+        subprocess.Popen(project.command("run", "tiny"), env=project.environment, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=280)[1] for process in both]
+
+    assert [process.returncode for process in both] == [0, 0], said
+    assert project.stored() == 36
+    assert sum("training: 0/" in text for text in said) == 1
+    assert len(list((project.root / ".distill/tiny/students/small").glob("*/model.safetensors"))) == 1
+    assert "nothing to do" in project.distill("run", "tiny").stderr
+
+
+def test_what_the_worker_complains_of_is_said_by_the_run(copied: TinyProject) -> None:
+    path = copied.folder / "defs.yaml"
+    path.write_text(SPEC.replace("layers: 2", "layers: 40"), encoding="utf-8")
+
+    said = copied.distill("run", "tiny", code=1).stderr
+
+    assert "error: " in said
+    assert "40" in said
+    assert "Traceback" not in said
+
+
+def test_an_interrupted_run_says_so_and_resumes(copied: TinyProject) -> None:
+    """Ctrl-C reaches the run and its worker; training has a checkpoint and goes on from it."""
+    path = copied.folder / "defs.yaml"
+    path.write_text(SPEC.replace("epochs: 1", "epochs: 400"), encoding="utf-8")
+    process = subprocess.Popen(
+        copied.command("run", "tiny"),
+        env=copied.environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    checkpoints = copied.root / ".distill" / "tiny" / ".work" / "train"
+    deadline = time.monotonic() + 120
+    while not list(checkpoints.glob("*/checkpoints/checkpoint-*/trainer_state.json")):
+        assert time.monotonic() < deadline, "no checkpoint"
+        time.sleep(0.02)
+
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=100)[1]
+
+    assert process.returncode == 1
+    assert "error: interrupted" in said
+    assert "distill_dagster/graph" not in said  # no traceback of ours
+    assert not [worker for worker in workers() if str(copied.root) in " ".join(worker.cmdline())]
+
+
 def workers() -> list[psutil.Process]:
     return [
         p for p in psutil.process_iter(["cmdline"]) if "distill_dagster.worker" in " ".join(p.info["cmdline"] or [])

@@ -16,6 +16,7 @@ from distill_dagster.worker_process import no_launch
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 DISTILLATION_TAG = "distill/distillation"
+INTERRUPTED = "DagsterExecutionInterruptedError"
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -112,6 +113,8 @@ def _failure_text(event: dg.DagsterEvent) -> str:
     if failure.user_failure_data is not None and failure.user_failure_data.description:
         return str(failure.user_failure_data.description)
     error = failure.error
+    if error is not None and error.cls_name == INTERRUPTED:
+        return "interrupted"
     return str(error.to_string()) if error is not None else str(event.message)
 
 

@@ -38,7 +38,7 @@ def pipes_launch(context: dg.AssetExecutionContext) -> Launch:
     def launch(job_file: Path) -> None:
         try:
             dg.PipesSubprocessClient().run(command=worker_command(job_file), context=seen_by_pipes)
-        except dg.DagsterPipesExecutionError as error:
+        except Exception as error:  # Pipes has its own class for this, which Dagster does not export
             raise_worker_error(job_file.parent)
             raise WorkerError(f"the worker failed ({error}); its output is in the run's log") from error
 
