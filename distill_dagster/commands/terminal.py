@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from distill_dagster.progress import Progress, listening
 
 LINE_INTERVAL_S = 15.0
+SHORT = {"tokens_per_second": "tok/s", "cost_usd": "$", "at_most_usd": "at most $"}
 LABELS = {"teacher": "teacher answers", "teacher_outputs": "teacher answers"}
 
 
@@ -30,10 +31,9 @@ def shown_progress(console: Console) -> Iterator[None]:
 def _bars(console: Console) -> Iterator[None]:
     bars = Bars(
         TextColumn("{task.description:<18}"),
-        BarColumn(),
+        BarColumn(bar_width=16),
         MofNCompleteColumn(),
         TextColumn("{task.fields[unit]}"),
-        TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[metrics]}"),
         console=console,
@@ -76,4 +76,5 @@ def _label(progress: Progress) -> str:
 
 
 def _metrics(progress: Progress) -> str:
-    return "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in progress.metrics.items())
+    named = ((SHORT.get(name, name.replace("_", " ")), value) for name, value in progress.metrics.items())
+    return "  ".join(f"{name} {value:.4g}" for name, value in named)
