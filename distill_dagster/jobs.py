@@ -14,6 +14,7 @@ from distill_dagster.spec.teacher import Dtype
 
 PROGRESS_FILE = "progress.jsonl"
 RESULT_FILE = "result.json"
+ERROR_FILE = "error.json"
 
 
 class JobModel(BaseModel):

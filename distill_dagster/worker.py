@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 
 from distill_dagster.errors import DistillError
 from distill_dagster.jobs import (
+    ERROR_FILE,
     PROGRESS_FILE,
     RESULT_FILE,
     GenerateJob,
@@ -32,7 +33,6 @@ from distill_dagster.lifeline import Termination, exit_with_parent
 from distill_dagster.progress_file import ProgressWriter
 from distill_dagster.storage import write_json
 
-ERROR_FILE = "error.json"
 MENDABLE = 2
 PIPES_VARIABLE = "DAGSTER_PIPES_CONTEXT"
 QUIET = {

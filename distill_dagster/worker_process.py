@@ -10,11 +10,10 @@ from contextvars import copy_context
 from pathlib import Path
 
 from distill_dagster import errors
-from distill_dagster.jobs import PROGRESS_FILE, GenerateJob, PredictJob, ProgressLine, TrainJob, TryJob
+from distill_dagster.jobs import ERROR_FILE, PROGRESS_FILE, GenerateJob, PredictJob, ProgressLine, TrainJob, TryJob
 from distill_dagster.progress import Progress, report
 from distill_dagster.storage import write_json
 
-ERROR_FILE = "error.json"
 POLL_S = 0.25
 
 Launch = Callable[[Path], None]

@@ -91,8 +91,3 @@ def parameters(value: int | None) -> str:
         if value >= scale:
             return f"{number(value / scale, 1)}{_NBSP}{unit}"
     return count(value)
-
-
-def join_words(items: list[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else "".join(items)

@@ -2,8 +2,6 @@
 
 import gc
 import json
-import resource
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from distill_dagster.errors import EvaluationError
 from distill_dagster.evaluation.fidelity import measure_fidelity
 from distill_dagster.evaluation.token_baselines import count_tokens
 from distill_dagster.jobs import PredictJob, PredictModel, PredictResult, TryJob
+from distill_dagster.process import peak_memory_bytes
 from distill_dagster.progress_file import ProgressWriter
 from distill_dagster.storage import write_file
 from distill_dagster.teachers.chat_model import ChatModel, load_chat_model
@@ -107,11 +106,6 @@ def generate_rows(
 def checkpoint_bytes(folder: Path) -> int:
     """Bytes of a model folder's weights; 0 for a model that is not a folder."""
     return sum(path.stat().st_size for path in folder.glob("*.safetensors")) if folder.is_dir() else 0
-
-
-def peak_memory_bytes() -> int:
-    """The most memory this process has held resident."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _fidelity(job: PredictJob, chats: dict[str, ChatModel], rows: pl.DataFrame, progress: ProgressWriter) -> int:

@@ -6,9 +6,9 @@ import sys
 from importlib.resources import as_file, files
 
 import dagster as dg
-import psutil
 from dagster import DagsterRunStatus, RunsFilter
 
+from distill_dagster.process import has_ended, process_identity
 from distill_dagster.project import Project
 from distill_dagster.storage import write_json
 
@@ -30,8 +30,7 @@ def open_instance(project: Project) -> dg.DagsterInstance:
 
 def process_tag() -> dict[str, str]:
     """Marks a run with the process that executes it, so that a later start can tell whether it is still alive."""
-    process = psutil.Process()
-    return {PROCESS_TAG: f"{os.uname().nodename}/{process.pid}/{int(process.create_time() * 1000)}"}
+    return {PROCESS_TAG: process_identity()}
 
 
 def fail_dead_runs(instance: dg.DagsterInstance) -> list[str]:
@@ -40,20 +39,10 @@ def fail_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     dead = []
     for run in instance.get_runs(RunsFilter(statuses=unfinished)):
         owner = run.tags.get(PROCESS_TAG)
-        if owner and not _alive(owner):
+        if owner and has_ended(owner):
             instance.report_run_failed(run, "its process ended without a word (killed, or the machine went down)")
             dead.append(run.run_id)
     return dead
-
-
-def _alive(owner: str) -> bool:
-    host, pid, started = owner.rsplit("/", 2)
-    if host != os.uname().nodename:
-        return True
-    try:
-        return int(psutil.Process(int(pid)).create_time() * 1000) == int(started)
-    except psutil.NoSuchProcess:
-        return False
 
 
 def serve(project: Project, host: str, port: int) -> None:

@@ -33,11 +33,6 @@ def dump_messages(conversation: Sequence[Message]) -> str:
     return canonical_json([{"content": message.content, "role": message.role} for message in conversation])
 
 
-def load_messages(text: str) -> Conversation:
-    """The inverse of `dump_messages`."""
-    return tuple(Message(item["role"], item["content"]) for item in json.loads(text))
-
-
 def user_text(conversation: Sequence[Message]) -> str:
     """The user turns, joined by newlines."""
     return "\n".join(message.content for message in conversation if message.role == "user")

@@ -90,11 +90,6 @@ def compile_template(text: str, where: str) -> Template:
         raise TemplateError(f"{where}: {error}") from None
 
 
-def columns_of(text: str, where: str = "template") -> frozenset[str]:
-    """The columns a template names; raises as `compile_template` does."""
-    return compile_template(text, where).columns
-
-
 def _printed(value: Any) -> Any:
     if value is None:
         raise _NullPrintedError

@@ -21,7 +21,6 @@ class DropReason(StrEnum):
     TEST_LEAKAGE = "test_leakage"
 
 
-ALWAYS_DROPPED = frozenset({DropReason.ERROR, DropReason.REFUSED, DropReason.TOOL_USE, DropReason.EMPTY})
 Droppable = Literal["refused", "truncated", "empty", "duplicate", "near_duplicate", "test_leakage"]
 
 

@@ -6,9 +6,7 @@ evaluation loads the very bits that a release publishes.
 """
 
 import os
-import resource
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +21,7 @@ from trl.trainer.sft_config import SFTConfig
 from distill_dagster.errors import StudentError
 from distill_dagster.jobs import PrunedBase, TrainJob, TrainResult
 from distill_dagster.lifeline import Termination
+from distill_dagster.process import peak_memory_bytes
 from distill_dagster.progress_file import ProgressWriter
 from distill_dagster.storage import new_folder
 from distill_dagster.students.bases import CALIBRATION_ROWS, Base, load_base
@@ -198,7 +197,6 @@ def result(trainer: CompletionTrainer, base: Base, train: TokenisedRows, seconds
     last_epoch = [entry["loss"] for entry in steps if entry["epoch"] > steps[-1]["epoch"] - 1]
     validation = [(int(entry["step"]), entry["eval_loss"]) for entry in log if "eval_loss" in entry]
     stride = -(-len(steps) // CURVE_POINTS)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return TrainResult(
         rows_trained=train.rows.height,
         rows_over_length=len(train.over_length),
@@ -215,7 +213,7 @@ def result(trainer: CompletionTrainer, base: Base, train: TokenisedRows, seconds
         measurements={
             "seconds": seconds,
             "tokens": float(sum(entry["tokens"] for entry in steps)),
-            "peak_memory_bytes": float(peak),
+            "peak_memory_bytes": float(peak_memory_bytes()),
             "threads": float(torch.get_num_threads()),
             "processors": float(os.cpu_count() or 1),
         },

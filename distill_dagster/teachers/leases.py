@@ -3,17 +3,15 @@
 A claim ends when it is released, when it expires unrenewed, or, on the same machine, when its process is gone.
 """
 
-import os
-import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-import psutil
 from sqlalchemy import Connection, Engine, delete, select, update
 
+from distill_dagster.process import has_ended, process_identity
 from distill_dagster.teachers.database import insert_new, serialise, writing
 from distill_dagster.teachers.schema import leases
 
@@ -28,8 +26,7 @@ class Leases:
     def __init__(self, engine: Engine, ttl_s: float = TTL_S) -> None:
         self._engine = engine
         self._ttl_s = ttl_s
-        started = int(psutil.Process().create_time() * 1000)
-        self.owner = f"{socket.gethostname()}/{os.getpid()}/{started}/{uuid.uuid4().hex[:8]}"
+        self.owner = f"{process_identity()}#{uuid.uuid4().hex[:8]}"
 
     def acquire(self, names: Sequence[str]) -> set[str]:
         """Claims what is free of `names`; returns what this owner now holds of them."""
@@ -105,20 +102,13 @@ class Leases:
             leases.c.name.in_(names), leases.c.owner != self.owner
         )
         now = _now_ms()
-        gone = [name for name, owner, expires in connection.execute(others) if expires < now or _is_dead(owner)]
+        gone = [
+            name
+            for name, owner, expires in connection.execute(others)
+            if expires < now or has_ended(owner.partition("#")[0])
+        ]
         for chunk in _chunks(gone):
             connection.execute(delete(leases).where(leases.c.name.in_(chunk)))
-
-
-def _is_dead(owner: str) -> bool:
-    """Whether an owner on this machine has ended; False where that cannot be known."""
-    host, pid, started, _ = owner.rsplit("/", 3)
-    if host != socket.gethostname():
-        return False
-    try:
-        return int(psutil.Process(int(pid)).create_time() * 1000) != int(started)
-    except psutil.NoSuchProcess:
-        return True
 
 
 def _now_ms() -> int:

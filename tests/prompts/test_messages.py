@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from distill_dagster.errors import SourceError
-from distill_dagster.prompts.messages import dump_messages, load_messages, parse_conversation, read_few_shot, user_text
+from distill_dagster.prompts.messages import dump_messages, parse_conversation, read_few_shot, user_text
 from distill_dagster.prompts.rows import RowError
 
 
@@ -22,7 +22,7 @@ def test_a_conversation_comes_as_a_list_or_as_json() -> None:
     conversation = parse_conversation(turns, "chat")
 
     assert parse_conversation(json.dumps(turns), "chat") == conversation
-    assert load_messages(dump_messages(conversation)) == conversation
+    assert parse_conversation(dump_messages(conversation), "chat") == conversation
     assert user_text(conversation) == "やあ\n👋"
 
 

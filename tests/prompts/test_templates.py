@@ -4,7 +4,7 @@ import pytest
 
 from distill_dagster.errors import TemplateError
 from distill_dagster.prompts.rows import RowError
-from distill_dagster.prompts.templates import columns_of, compile_template
+from distill_dagster.prompts.templates import compile_template
 
 
 def test_a_template_prints_columns_as_written() -> None:
@@ -15,11 +15,10 @@ def test_a_template_prints_columns_as_written() -> None:
     )
 
 
-def test_columns_of_names_what_the_source_must_have() -> None:
-    assert columns_of("{% for t in tags %}{{ loop.index }}{{ t }}{% endfor %}{% set x = q %}{{ x }}{{ range(2) }}") == {
-        "tags",
-        "q",
-    }
+def test_a_template_knows_which_columns_the_source_must_have() -> None:
+    text = "{% for t in tags %}{{ loop.index }}{{ t }}{% endfor %}{% set x = q %}{{ x }}{{ range(2) }}"
+
+    assert compile_template(text, "prompts.prompt").columns == {"tags", "q"}
 
 
 def test_a_null_is_not_printed_but_can_be_tested() -> None:
