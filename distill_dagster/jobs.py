@@ -46,11 +46,15 @@ class GenerateJob(JobModel):
     """
 
     kind: Literal["generate"] = "generate"
+    engine: Literal["transformers", "vllm"] = "transformers"
     model: ModelRef
     dtype: Dtype
     max_tokens: int
     stop_sequences: list[str]
     batch_size: int
+    batch_tokens: int | None = Field(
+        None, description="Most tokens, prompt and longest answer over all rows, that one batch holds at once."
+    )
     requests: Path
     out: Path
 

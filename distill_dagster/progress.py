@@ -18,13 +18,31 @@ class Progress:
 
 
 Listener = Callable[[Progress], None]
+Hearer = Callable[[str], None]
 _listeners: ContextVar[tuple[Listener, ...]] = ContextVar("distill_progress", default=())
+_hearers: ContextVar[tuple[Hearer, ...]] = ContextVar("distill_notices", default=())
 
 
 def report(progress: Progress) -> None:
     """Tells all listeners of the current context."""
     for listener in _listeners.get():
         listener(progress)
+
+
+def tell(notice: str) -> None:
+    """Tells all hearers of the current context one sentence, e.g. why work takes the way it takes."""
+    for hearer in _hearers.get():
+        hearer(notice)
+
+
+@contextmanager
+def hearing(hearer: Hearer) -> Iterator[None]:
+    """Adds a hearer of notices for the duration of the block."""
+    token = _hearers.set((*_hearers.get(), hearer))
+    try:
+        yield
+    finally:
+        _hearers.reset(token)
 
 
 @contextmanager

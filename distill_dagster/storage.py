@@ -122,11 +122,16 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         write(aside)
-        _sync_file(aside)
-        os.replace(aside, path)
-        _sync_folder(path.parent)
+        publish_file(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def publish_file(aside: Path, path: Path) -> None:
+    """Makes a file that was written beside `path` durable and gives it its name, in place of what is there."""
+    _sync_file(aside)
+    os.replace(aside, path)
+    _sync_folder(path.parent)
 
 
 @contextmanager

@@ -95,6 +95,10 @@ def dispatch(
 ) -> dict[str, Any]:
     """Calls the function for the kind of job; returns the content of result.json."""
     match job:
+        case GenerateJob(engine="vllm"):
+            from distill_dagster.teachers import vllm_local
+
+            return vllm_local.run_generate(job, progress)
         case GenerateJob():
             from distill_dagster.teachers.transformers_local import run_generate
 

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Task, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.text import Text
 
 from distill_dagster.progress import Progress, listening
 
 LINE_INTERVAL_S = 15.0
+SECONDS_LEFT = "seconds_left"
 SHORT = {"tokens_per_second": "tok/s", "cost_usd": "$", "at_most_usd": "at most $"}
 LABELS = {"teacher": "teacher answers", "teacher_outputs": "teacher answers"}
 
@@ -34,7 +36,7 @@ def _bars(console: Console) -> Iterator[None]:
         BarColumn(bar_width=16),
         MofNCompleteColumn(),
         TextColumn("{task.fields[unit]}"),
-        TimeRemainingColumn(),
+        _TimeLeft(),
         TextColumn("{task.fields[metrics]}"),
         console=console,
     )
@@ -42,17 +44,30 @@ def _bars(console: Console) -> Iterator[None]:
 
     def show(progress: Progress) -> None:
         if progress.stage not in tasks:
-            tasks[progress.stage] = bars.add_task(_label(progress), total=progress.total, unit="", metrics="")
+            tasks[progress.stage] = bars.add_task(
+                _label(progress), total=progress.total, unit="", metrics="", seconds_left=None
+            )
         bars.update(
             tasks[progress.stage],  # type: ignore[arg-type]
             completed=progress.done,
             total=progress.total,
             unit=progress.unit,
             metrics=_metrics(progress),
+            seconds_left=progress.metrics.get(SECONDS_LEFT),
         )
 
     with bars, listening(show):
         yield
+
+
+class _TimeLeft(TimeRemainingColumn):
+    """The stage's own estimate where it gives one; rich's assumes that all units take equally long and come evenly."""
+
+    def render(self, task: Task) -> Text:
+        seconds = task.fields["seconds_left"]
+        if seconds is None or task.finished:
+            return super().render(task)
+        return Text(duration(seconds), style="progress.remaining")
 
 
 class _Lines:
@@ -67,6 +82,9 @@ class _Lines:
         if due or progress.done >= progress.total:
             self._last[progress.stage] = now
             line = f"  {_label(progress)}: {progress.done}/{progress.total} {progress.unit} {_metrics(progress)}"
+            left = progress.metrics.get(SECONDS_LEFT)
+            if left is not None and progress.done < progress.total:
+                line = f"{line}  left {duration(left)}"
             sys.stderr.write(line.rstrip() + "\n")
             sys.stderr.flush()
 
@@ -76,5 +94,20 @@ def _label(progress: Progress) -> str:
 
 
 def _metrics(progress: Progress) -> str:
-    named = ((SHORT.get(name, name.replace("_", " ")), value) for name, value in progress.metrics.items())
+    shown = {name: value for name, value in progress.metrics.items() if name != SECONDS_LEFT}
+    named = ((SHORT.get(name, name.replace("_", " ")), value) for name, value in shown.items())
     return "  ".join(f"{name} {value:.4g}" for name, value in named)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as one would say them, no more exact than an estimate is: `40 s`, `3 min`, `2 h 5 min`, `14 h`, `3 d`."""
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 10 * 60:
+        hours, rest = divmod(minutes, 60)
+        return f"{hours} h {rest} min" if rest else f"{hours} h"
+    hours = round(seconds / 3600)
+    return f"{hours} h" if hours < 48 else f"{round(hours / 24)} d"

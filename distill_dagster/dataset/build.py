@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from distill_dagster.dataset.curate import DROPPED_SCHEMA, Curated, curate
+from distill_dagster.dataset.curate import DROPPED_SCHEMA, Curated, curate, with_assessment
 from distill_dagster.dataset.files import DATASET_SCHEMA, SPLITS, write_splits
 from distill_dagster.errors import DatasetError, StorageError
 from distill_dagster.lineage.builds import BuildRecord, Builds, build_key
@@ -40,6 +40,22 @@ VERSION_COLUMNS = (
     "completion",
     "completion_ids",
     "reference",
+)
+# Hashed only where a row has one, so that datasets without labels keep their versions.
+_OPTIONAL_VERSION_COLUMNS = ("label_shares",)
+_READ_COLUMNS = (
+    "prompt_id",
+    "sample",
+    "request_key",
+    "status",
+    "completion",
+    "thinking",
+    "token_ids",
+    "detail",
+    "problem",
+    "label",
+    "label_shares",
+    "selected",
 )
 IsCurrent = Callable[[str], bool]
 
@@ -184,7 +200,7 @@ def _make(distillation: Distillation, inputs: _Inputs, key: str) -> BuildRecord:
     counts = {split.value: curated.kept.filter(pl.col("split") == split.value).height for split in SPLITS}
     if not counts["train"]:
         raise DatasetError(f"{distillation.name}: no row is left to train on ({_told(counts, curated)})")
-    version = frame_version(curated.kept, VERSION_COLUMNS)
+    version = _version(curated.kept)
     summary = {"rows": counts, "dropped": curated.drop_counts, "missing": list(inputs.missing)}
     manifest = Manifest(
         distillation=distillation.name,
@@ -204,6 +220,11 @@ def _make(distillation: Distillation, inputs: _Inputs, key: str) -> BuildRecord:
             write_splits(aside, curated.kept)
             write_manifest(aside, manifest)
     return BuildRecord(build_key=key, asset=ASSET, version=version, inputs=inputs.versions, summary=summary)
+
+
+def _version(kept: pl.DataFrame) -> str:
+    present = [name for name in _OPTIONAL_VERSION_COLUMNS if kept[name].null_count() < kept.height]
+    return frame_version(kept, [*VERSION_COLUMNS, *present])
 
 
 def _read(distillation: Distillation, inputs: _Inputs) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -226,9 +247,7 @@ def _read_outputs(distillation: Distillation, partition: str, version: str) -> p
     path = distillation.files.asset("teacher_outputs", partition) / f"{version}.parquet"
     if not path.is_file():
         raise StorageError(f"{path}: missing, though it is the current version; materialise `teacher_outputs` again")
-    return pl.read_parquet(path).select(
-        "prompt_id", "sample", "request_key", "status", "completion", "thinking", "token_ids", "detail"
-    )
+    return with_assessment(pl.read_parquet(path)).select(_READ_COLUMNS)
 
 
 def _adopted(distillation: Distillation, record: BuildRecord) -> DatasetBuild:

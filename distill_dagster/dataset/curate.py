@@ -18,8 +18,11 @@ KEPT_SCHEMA = {
     "completion": pl.String,
     "completion_ids": pl.List(pl.Int32),
     "reference": pl.String,
+    "label_shares": pl.String,
     "split": pl.String,
 }
+# What the teacher stage found about an answer; older files lack these columns.
+_ASSESSMENT = {"problem": pl.String, "label": pl.String, "label_shares": pl.String, "selected": pl.Boolean}
 DROPPED_SCHEMA = {
     "prompt_id": pl.String,
     "sample": pl.Int32,
@@ -53,28 +56,36 @@ class Curated:
 def curate(prompts: pl.DataFrame, outputs: pl.DataFrame, spec: CurationSpec) -> Curated:
     """Sorts answers into kept and dropped.
 
-    An answer without a text to learn (error, refused, tool_use, empty) is dropped whether or not `spec.drop` lists it;
-    the list decides on the others. Among prompts that ask the same, test outranks validation outranks train, then the
-    smaller prompt_id stays. Only answers that are otherwise usable take part. An answer that falls to several reasons
-    has the first in the order of `DropReason`.
+    An answer without a text to learn (error, refused, tool_use, empty), one that is not what was declared
+    (invalid_label, invalid_json) and one whose prompt is learnt from another sample (not_selected) are dropped whether
+    or not `spec.drop` lists them; the list decides on the others. Among prompts that ask the same, test outranks
+    validation outranks train, then the smaller prompt_id stays, with all its samples that differ. Only answers that are
+    otherwise usable take part. An answer that falls to several reasons has the first in the order of `DropReason`.
 
     Args:
         prompts: PROMPTS columns; every prompt_id once.
-        outputs: OUTPUTS columns. A prompt without output is dropped as `error`.
+        outputs: OUTPUTS columns; those of the assessment may be missing. A prompt without output is dropped as
+            `error`.
         spec: the `curation:` block.
     """
-    answers = prompts.join(outputs, on="prompt_id", how="left")
+    answers = prompts.join(with_assessment(outputs), on="prompt_id", how="left")
     answers = answers.with_columns(reason=_unusable(spec), detail=_detail())
     dropped = [answers.filter(pl.col("reason").is_not_null())]
-    usable = answers.filter(pl.col("reason").is_null()).drop("reason", "detail")
+    usable = _targets(answers.filter(pl.col("reason").is_null()).drop("reason", "detail"), spec)
     for step in (_exact, _near):
         gone = step(usable, spec)
         dropped.append(gone)
         usable = usable.join(gone.select("prompt_id", "sample"), on=["prompt_id", "sample"], how="anti")
     return Curated(
-        kept=_targets(usable, spec).select(list(KEPT_SCHEMA)).sort("prompt_id", "sample"),
+        kept=usable.select(list(KEPT_SCHEMA)).sort("prompt_id", "sample"),
         dropped=pl.concat(frame.select(list(DROPPED_SCHEMA)) for frame in dropped).sort("prompt_id", "sample"),
     )
+
+
+def with_assessment(outputs: pl.DataFrame) -> pl.DataFrame:
+    """Outputs with all columns of the assessment; an answer that was never assessed is valid and selected."""
+    unknown = {name: pl.lit(None, dtype) for name, dtype in _ASSESSMENT.items() if name not in outputs.columns}
+    return outputs.with_columns(**unknown).with_columns(pl.col("selected").fill_null(True))
 
 
 def _unusable(spec: CurationSpec) -> pl.Expr:
@@ -91,7 +102,15 @@ def _unusable(spec: CurationSpec) -> pl.Expr:
         .when(status == "tool_use")
         .then(pl.lit(DropReason.TOOL_USE.value))
     )
-    return expression.when(blank).then(pl.lit(DropReason.EMPTY.value)).otherwise(pl.lit(None, dtype=pl.String))
+    return (
+        expression.when(blank)
+        .then(pl.lit(DropReason.EMPTY.value))
+        .when(pl.col("problem").is_not_null())
+        .then("problem")
+        .when(~pl.col("selected"))
+        .then(pl.lit(DropReason.NOT_SELECTED.value))
+        .otherwise(pl.lit(None, dtype=pl.String))
+    )
 
 
 def _detail() -> pl.Expr:
@@ -128,14 +147,19 @@ def _place() -> list[str]:
 def _targets(usable: pl.DataFrame, spec: CurationSpec) -> pl.DataFrame:
     """What the student reads and what it is to answer.
 
-    The stored token ids contain a thinking, so they are the target's only where thinking is included or absent.
+    A label is learnt as it is declared. The stored token ids are those of the answer as it was given, with its
+    thinking, so they are the target's only where both are.
     """
     thought = pl.col("thinking").is_not_null()
+    answer = pl.coalesce("label", "completion")
+    as_given = answer == pl.col("completion")
     if spec.thinking == "include":
-        marked = pl.format("<think>\n{}\n</think>\n\n{}", pl.col("thinking"), pl.col("completion"))
-        completion, ids = pl.when(thought).then(marked).otherwise("completion"), pl.col("token_ids")
+        marked = pl.format("<think>\n{}\n</think>\n\n{}", pl.col("thinking"), answer)
+        target = pl.when(thought).then(marked).otherwise(answer)
     else:
-        completion, ids = pl.col("completion"), pl.when(~thought).then("token_ids")
+        target, as_given = answer, as_given & ~thought
     return usable.with_columns(
-        completion=completion, completion_ids=ids.cast(pl.List(pl.Int32)), messages=pl.col("student_messages")
+        completion=target,
+        completion_ids=pl.when(as_given).then("token_ids").cast(pl.List(pl.Int32)),
+        messages=pl.col("student_messages"),
     )

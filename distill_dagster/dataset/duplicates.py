@@ -38,19 +38,22 @@ def comparable(prompts: pl.DataFrame) -> pl.DataFrame:
 
 
 def exact_duplicates(answers: pl.DataFrame, prompts: pl.DataFrame) -> pl.DataFrame:
-    """Answers whose prompt another prompt asks too, in the same sample.
+    """Answers to a prompt that another prompt asks too, and answers that repeat another sample of their prompt.
+
+    Several different answers to one prompt are no duplicates. Of equal ones the smallest sample stays.
 
     Args:
-        answers: prompt_id, sample.
-        prompts: as `comparable` returns them.
+        answers: prompt_id, sample, completion.
+        prompts: as `comparable` returns them; all of them have an answer.
 
     Returns:
         prompt_id, sample, other (str: the prompt that stays).
     """
-    first = pl.col("prompt_id").first().over("normal", "context", "sample")
-    matched = prompts.join(answers.select("prompt_id", "sample"), on="prompt_id", maintain_order="left")
-    duplicates = matched.with_columns(other=first).filter(pl.col("prompt_id") != pl.col("other"))
-    return duplicates.select("prompt_id", "sample", "other")
+    first = pl.col("prompt_id").first().over("normal", "context")
+    owners = prompts.select("prompt_id", other=first)
+    repeats = pl.col("sample") != pl.col("sample").min().over("prompt_id", "completion")
+    answers = answers.select("prompt_id", "sample", repeats=repeats).join(owners, on="prompt_id")
+    return answers.filter((pl.col("prompt_id") != pl.col("other")) | pl.col("repeats")).drop("repeats")
 
 
 def near_duplicates(prompts: pl.DataFrame, threshold: float, *, within: bool, across: bool) -> pl.DataFrame:

@@ -247,8 +247,8 @@ def _usd_per_1000(distillation: Distillation, dataset: Path) -> float:
     """What 1,000 of the answers behind a dataset did cost, from the provider's usage."""
     inputs: dict[str, str] = read_manifest(dataset)["inputs"]
     names = [(name.removeprefix("teacher_outputs/"), v) for name, v in inputs.items() if name.startswith("teacher_o")]
-    outputs = pl.concat(read_outputs(distillation, partition, version) for partition, version in names)
-    return float(outputs["cost_microusd"].sum()) / len(outputs) * 1000 / MICRO
+    costs = pl.concat(read_outputs(distillation, partition, version)["cost_microusd"] for partition, version in names)
+    return float(costs.sum()) / len(costs) * 1000 / MICRO
 
 
 def _layers(distillation: Distillation, pruned: str | None) -> int | None:

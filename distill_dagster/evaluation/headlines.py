@@ -11,9 +11,9 @@ from distill_dagster.evaluation.formatting import (
     quantity,
     rows_in_groups,
 )
-from distill_dagster.evaluation.metrics import METRICS
 from distill_dagster.evaluation.model import Counts, Identity, Measure, System
 from distill_dagster.evaluation.statistics import Estimate
+from distill_dagster.metrics import METRICS
 from distill_dagster.spec.evaluation import GateSpec
 
 _NAMES = {

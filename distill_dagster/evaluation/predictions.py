@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import polars as pl
 
 from distill_dagster.errors import EvaluationError
-from distill_dagster.evaluation.metrics import METRICS, Metric, length_ratio, repetition_rate
 from distill_dagster.evaluation.model import COUNT_BASELINES, System
+from distill_dagster.metrics import METRICS, Metric, length_ratio, repetition_rate
 
 KEY = ["prompt_id", "sample"]
 ROW_COLUMNS = [*KEY, "group_id", "partition", "text", "reference", "completion"]

@@ -7,7 +7,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from distill_dagster.evaluation import formatting
 from distill_dagster.evaluation.headlines import is_better
-from distill_dagster.evaluation.metrics import METRICS
 from distill_dagster.evaluation.model import (
     ANSWERING,
     EvaluationReport,
@@ -17,6 +16,7 @@ from distill_dagster.evaluation.model import (
 from distill_dagster.evaluation.plots import bar_plot, interval_plot, loss_plot
 from distill_dagster.evaluation.statistics import BOOTSTRAP_MIN_CLUSTERS, BOOTSTRAP_RESAMPLES, Estimate, Method
 from distill_dagster.evaluation.view import cards, side_by_side
+from distill_dagster.metrics import METRICS
 
 TEMPLATE = "report.html.j2"
 Measurements = dict[str, dict[str, dict[str, float]]]

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from distill_dagster.evaluation.metrics import METRICS
 from distill_dagster.evaluation.model import ANSWERING, COUNT_BASELINES, Comparison, Measure, System, Unit
 from distill_dagster.evaluation.predictions import KEY, vs_reference, vs_teacher
 from distill_dagster.evaluation.statistics import (
@@ -15,6 +14,7 @@ from distill_dagster.evaluation.statistics import (
     paired_ratio_difference,
     ratio_estimate,
 )
+from distill_dagster.metrics import METRICS
 
 Pairs = Sequence[tuple[System, System]]
 STUDENT_PAIRS: Pairs = ((System.STUDENT, System.BASE), (System.STUDENT, System.TEACHER))

@@ -6,10 +6,10 @@ from typing import Any
 import polars as pl
 
 from distill_dagster.evaluation.formatting import UNDEFINED, count, interval, number, parameters, quantity, size
-from distill_dagster.evaluation.metrics import METRICS
 from distill_dagster.evaluation.model import ANSWERING, EvaluationReport, Measure, SampleRow, System, Unit
 from distill_dagster.evaluation.predictions import KEY, vs_reference, vs_teacher
 from distill_dagster.evaluation.statistics import Estimate
+from distill_dagster.metrics import METRICS
 
 SHOWN_CHARACTERS = 4_000
 

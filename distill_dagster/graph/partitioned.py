@@ -11,7 +11,7 @@ import dagster as dg
 
 from distill_dagster.graph.failures import as_failure
 from distill_dagster.graph.keys import CODE_VERSION, asset_key
-from distill_dagster.graph.metadata import outputs_metadata, prompts_metadata, table_schema
+from distill_dagster.graph.metadata import SAMPLE_ROWS, outputs_metadata, prompts_metadata, table_schema
 from distill_dagster.graph.partitions import partitions_of
 from distill_dagster.graph.worker import observing, pipes_launch
 from distill_dagster.project import Distillation
@@ -109,7 +109,7 @@ def _make_outputs(
     teacher = make_teacher(distillation, pipes_launch(context))
     build: OutputsBuild = build_outputs(distillation, present, teacher)
     for partition, made in build.partitions.items():
-        metadata = outputs_metadata(distillation, made, read_outputs(distillation, partition))
+        metadata = outputs_metadata(distillation, made, read_outputs(distillation, partition, rows=SAMPLE_ROWS))
         _materialised(context, key, partition, made.version, metadata)
     return build.failed
 

@@ -67,16 +67,33 @@ def row_hashes(frame: pl.DataFrame, columns: Sequence[str]) -> pl.Series:
     return marked.select(rows.chash.sha2_256().alias("row_hash"))["row_hash"]
 
 
+class VersionHash:
+    """Content hash of a table's logical rows, part by part; how it is cut into parts makes no difference."""
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self._columns = columns
+        self._total = hashlib.sha256(canonical_json(sorted(set(columns))).encode("utf-8"))
+
+    def add(self, frame: pl.DataFrame) -> None:
+        """The next rows."""
+        for part in frame.iter_slices(_SLICE_ROWS):
+            if part.height:
+                self._total.update(str(row_hashes(part, self._columns).str.join("").item()).encode("ascii"))
+
+    @property
+    def version(self) -> str:
+        """32 hex characters."""
+        return self._total.hexdigest()[:VERSION_HEX_CHARS]
+
+
 def frame_version(frame: pl.DataFrame, columns: Sequence[str]) -> str:
     """Content hash of a table's logical rows, in the frame's order: 32 hex characters.
 
     The same rows give the same version however they are stored, chunked or compressed.
     """
-    total = hashlib.sha256(canonical_json(sorted(set(columns))).encode("utf-8"))
-    for part in frame.iter_slices(_SLICE_ROWS):
-        if part.height:
-            total.update(str(row_hashes(part, columns).str.join("").item()).encode("ascii"))
-    return total.hexdigest()[:VERSION_HEX_CHARS]
+    total = VersionHash(columns)
+    total.add(frame)
+    return total.version
 
 
 def _check_keys(value: Any) -> None:

@@ -10,6 +10,7 @@ from distill_dagster.errors import SourceError, StorageError
 from distill_dagster.lineage.hashing import canonical_json
 from distill_dagster.prompts.rows import BadRow, RowError
 from distill_dagster.prompts.source_files import read_jsonl
+from distill_dagster.spec.prompts import FewShot
 from distill_dagster.storage import contained
 
 Role: TypeAlias = Literal["system", "user", "assistant"]
@@ -79,15 +80,22 @@ def _message(item: Any, where: str) -> Message:
     return Message(cast(Role, role), content)
 
 
-def read_few_shot(name: str, folder: Path, project_root: Path) -> Conversation:
-    """Few-shot examples as alternating user and assistant turns, in the file's order.
+def few_shot_turns(examples: FewShot | None, folder: Path, project_root: Path) -> Conversation:
+    """Few-shot examples as alternating user and assistant turns, in their order.
 
     Args:
-        name: a JSON-lines file of {prompt, completion}, relative to `folder`.
+        examples: the examples, or a JSON-lines file of {prompt, completion}, relative to `folder`.
 
     Raises:
         SourceError: the file is missing, empty, outside the project, or a line of it is wrong; with file and line.
     """
+    if isinstance(examples, str):
+        return _read_few_shot(examples, folder, project_root)
+    pairs = ((Message("user", example.prompt), Message("assistant", example.completion)) for example in examples or ())
+    return tuple(turn for pair in pairs for turn in pair)
+
+
+def _read_few_shot(name: str, folder: Path, project_root: Path) -> Conversation:
     try:
         path = contained(project_root, str((folder / name).absolute()))
     except StorageError as error:

@@ -12,8 +12,8 @@ from distill_dagster.prompts.messages import (
     Conversation,
     Message,
     dump_messages,
+    few_shot_turns,
     parse_conversation,
-    read_few_shot,
     user_text,
 )
 from distill_dagster.prompts.partitions import ALL, partition_columns, partition_of
@@ -58,7 +58,7 @@ class Renderer:
         self._student = student
         self._prompt = compile_template(spec.prompt, "prompts.prompt") if spec.prompt is not None else None
         self._system = compile_template(spec.system, "prompts.system") if spec.system is not None else None
-        self._few_shot = read_few_shot(spec.few_shot, folder, project_root) if spec.few_shot is not None else ()
+        self._few_shot = few_shot_turns(spec.few_shot, folder, project_root)
         self.key = self._key()
 
     def _key(self) -> str:

@@ -73,6 +73,11 @@ def read_prompts(distillation: Distillation, partition: str, version: str | None
     Raises:
         StorageError: there are none, or their file is gone.
     """
+    return pl.read_parquet(prompts_file(distillation, partition, version))
+
+
+def prompts_file(distillation: Distillation, partition: str, version: str | None = None) -> Path:
+    """The Parquet file of a partition's prompts; arguments and errors as for `read_prompts`."""
     version = version or prompts_version(distillation, partition)
     if version is None:
         raise StorageError(
@@ -81,7 +86,7 @@ def read_prompts(distillation: Distillation, partition: str, version: str | None
     path = _file(distillation.files.asset(ASSET, partition), version)
     if not path.is_file():
         raise StorageError(f"{path}: missing; materialise `prompts` again")
-    return pl.read_parquet(path)
+    return path
 
 
 def prompts_version(distillation: Distillation, partition: str) -> str | None:

@@ -1,12 +1,13 @@
 """The `prompts:` block: where rows come from and how each becomes a prompt."""
 
 from datetime import date
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from distill_dagster.spec.base import SpecModel
 
+Text = Annotated[str, StringConstraints(pattern=r"\S")]
 SOURCE_KINDS = ("jsonl", "csv", "parquet", "sql", "python", "huggingface")
 
 
@@ -76,6 +77,16 @@ class SplitSpec(SpecModel):
         return self
 
 
+class ExampleSpec(SpecModel):
+    """One few-shot example."""
+
+    prompt: Text
+    completion: Text
+
+
+FewShot = str | list[ExampleSpec]
+
+
 class PromptsSpec(SpecModel):
     """Rows, the template that turns a row into a prompt, identity, partitions and splits."""
 
@@ -86,8 +97,9 @@ class PromptsSpec(SpecModel):
         description="Column with the whole conversation instead: a list of {role, content}, last role user.",
     )
     system: str | None = Field(None, description="System prompt; a Jinja2 template over the row's columns.")
-    few_shot: str | None = Field(
-        None, description="JSON-lines file of {prompt, completion} examples put before every prompt."
+    few_shot: FewShot | None = Field(
+        None,
+        description="Examples {prompt, completion} put before every prompt: a list, or the name of a JSON-lines file.",
     )
     reference: str | None = Field(None, description="Column with a human answer.")
     id: str | None = Field(

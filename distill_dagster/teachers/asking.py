@@ -1,8 +1,8 @@
-"""Gets every request of a distillation answered once: claims what is missing, stores what comes, waits for others."""
+"""Gets every request answered once: claims what is missing, stores what comes, waits for others."""
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
@@ -11,7 +11,9 @@ from distill_dagster.progress import Progress, report
 from distill_dagster.teachers.budget import MICRO, Budget
 from distill_dagster.teachers.leases import POLL_S, Leases
 from distill_dagster.teachers.protocol import Response, Teacher, Unanswered
+from distill_dagster.teachers.requests import Requests
 from distill_dagster.teachers.store import ResponseStore
+from distill_dagster.teachers.survey import Survey, open_requests, survey
 
 STAGE = "teacher_outputs"
 
@@ -25,16 +27,27 @@ class Asked:
         stored: those answered before.
         answered: those this process got answered.
         cost_microusd: what the latter cost.
+        in_batches: those that travel in a provider batch and are not answered yet.
     """
 
-    needed: int
-    stored: int
-    answered: int
-    cost_microusd: int
+    needed: int = 0
+    stored: int = 0
+    answered: int = 0
+    cost_microusd: int = 0
+    in_batches: int = 0
+
+    def __add__(self, other: "Asked") -> "Asked":
+        return Asked(
+            self.needed + other.needed,
+            self.stored + other.stored,
+            self.answered + other.answered,
+            self.cost_microusd + other.cost_microusd,
+            self.in_batches + other.in_batches,
+        )
 
 
 class Asking:
-    """One call of `ask`: the requests of all partitions of a run, through one teacher."""
+    """One call of `ask`: the requests of all partitions of a run, one by one through one teacher."""
 
     def __init__(
         self, store: ResponseStore, teacher: Teacher, budget: Budget, *, claim_size: int, announce: bool
@@ -54,33 +67,30 @@ class Asking:
         self._total = 0
         self._out_of_budget: str | None = None
 
-    def ask(self, requests: pl.DataFrame) -> Asked:
-        """Returns when every request has an answer in the store.
+    def ask(self, requests: Requests) -> Asked:
+        """Returns when every request has an answer in the store, or travels in a provider batch.
 
         Args:
-            requests: request_key and messages.
+            requests: REQUEST columns.
 
         Raises:
             BudgetError: the budget does not allow the next request; all answers so far are stored.
             TeacherError: the teacher could not be asked, or some requests failed in a way that may pass.
         """
-        distinct = requests.unique("request_key", keep="first", maintain_order=True)
-        missing = distinct.join(self._store.missing(distinct["request_key"]).to_frame(), on="request_key", how="semi")
-        stored = len(distinct) - len(missing)
-        if len(missing):
+        found = survey(self._store, requests, self._teacher.most_microusd if self._announce else None)
+        if found.missing:
             self._teacher.check()
-            self._total = len(missing)
+            self._total = found.missing
             if self._announce:
-                most = int(self._teacher.most_microusd(missing).sum())
-                report(Progress(STAGE, 0, self._total, "answers", {"at_most_usd": most / MICRO}))
+                report(Progress(STAGE, 0, self._total, "answers", {"at_most_usd": found.most_microusd / MICRO}))
             with self._leases.alive():
-                self._answer(missing)
-        return Asked(len(distinct), stored, self._answered, self._cost_microusd)
+                found = replace(self._answer(requests), needed=found.needed, stored=found.stored)
+        return Asked(found.needed, found.stored, self._answered, self._cost_microusd, found.in_batches)
 
-    def _answer(self, missing: pl.DataFrame) -> None:
-        while len(missing):
+    def _answer(self, requests: Requests) -> Survey:
+        while True:
             before = self._answered
-            unanswered = self._teacher.answer(self._claims(missing), self._deliver)
+            unanswered = self._teacher.answer(self._claims(requests), self)
             self._give_back(unanswered)
             if unanswered.stop:
                 raise unanswered.stop
@@ -89,9 +99,10 @@ class Asking:
             self._out_of_budget = None  # answers cost less than was reserved for them, so there may be room again
             if len(unanswered):
                 raise TeacherError(self._unanswered_message(unanswered))
-            left = self._store.missing(missing["request_key"])
-            missing = missing.join(left.to_frame(), on="request_key", how="semi")
-            if len(missing) and self._answered == before:
+            left = survey(self._store, requests)
+            if not left.missing:
+                return left
+            if self._answered == before:
                 time.sleep(POLL_S)  # another process is asking these
 
     def _give_back(self, unanswered: Unanswered) -> None:
@@ -106,38 +117,31 @@ class Asking:
             f"run again to ask just those ({self._answered} answers of this run are stored)"
         )
 
-    def _claims(self, missing: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    def _claims(self, requests: Requests) -> Iterator[pl.DataFrame]:
         """Claims and reserves the next requests whenever the teacher has room."""
-        for chunk in missing.iter_slices(self._claim_size):
-            claimed = self._claim(chunk)
-            if len(claimed):
-                yield claimed
-            if self._out_of_budget:
-                return
+        for missing in open_requests(self._store, requests):
+            for chunk in missing.iter_slices(self._claim_size):
+                claimed = self._claim(chunk)
+                if len(claimed):
+                    yield claimed
+                if self._out_of_budget:
+                    return
 
     def _claim(self, chunk: pl.DataFrame) -> pl.DataFrame:
         keys: list[str] = chunk["request_key"].to_list()
+        bounds = dict(zip(keys, self._teacher.most_microusd(chunk).to_list(), strict=True))
         with self._store.writing() as connection:
             held = self._leases.acquire_in(connection, keys)
-            # what another process answered between our look and our claim
-            fresh = set(self._store.missing_in(connection, [key for key in keys if key in held]))
-            bounds = zip(keys, self._teacher.most_microusd(chunk).to_list(), strict=True)
-            costs = {key: bound for key, bound in bounds if key in fresh}
+            # what another process answered or sent off between our look and our claim
+            costs = {key: bounds[key] for key in self._store.open_in(connection, [key for key in keys if key in held])}
             granted = self._budget.reserve_in(connection, costs)
             if len(granted) < len(costs):
-                self._out_of_budget = self._budget_message(self._budget.spent_in(connection))
+                self._out_of_budget = budget_message(self._budget, self._budget.spent_in(connection))
             self._leases.release_in(connection, held.difference(granted))
-        return chunk.filter(pl.col("request_key").is_in(granted))
+        return chunk if len(granted) == len(chunk) else chunk.filter(pl.col("request_key").is_in(granted))
 
-    def _budget_message(self, spent_microusd: int) -> str:
-        limit = (self._budget.limit_microusd or 0) / MICRO
-        return (
-            f"{self._budget.distillation}: the next request could exceed teacher.budget_usd: {limit:.2f} "
-            f"(spent or reserved: ${spent_microusd / MICRO:.4f}). All answers so far are stored; "
-            "raise the budget and run again to go on"
-        )
-
-    def _deliver(self, answers: Sequence[Response]) -> None:
+    def deliver(self, answers: Sequence[Response]) -> None:
+        """Stores answers, settles what they cost and ends their claims, in one transaction."""
         with self._store.writing() as connection:
             self._store.add_in(
                 connection,
@@ -154,3 +158,21 @@ class Asking:
             return
         metrics = {"cost_usd": self._cost_microusd / MICRO} if self._cost_microusd else {}
         report(Progress(STAGE, self._answered, self._total, "answers", metrics))
+
+    def lost(self, request_key: str) -> bool:
+        """Counts a lost answer as paid in full, and reserves the same once more where the budget allows it."""
+        with self._store.writing() as connection:
+            again = self._budget.again_in(connection, request_key)
+            if not again:
+                self._out_of_budget = budget_message(self._budget, self._budget.spent_in(connection))
+        return again
+
+
+def budget_message(budget: Budget, spent_microusd: int) -> str:
+    """What a user reads when the budget stops a run."""
+    limit = (budget.limit_microusd or 0) / MICRO
+    return (
+        f"{budget.distillation}: the next request could exceed teacher.budget_usd: {limit:.2f} "
+        f"(spent or reserved: ${spent_microusd / MICRO:.4f}). All answers so far are stored; "
+        "raise the budget and run again to go on"
+    )

@@ -5,7 +5,15 @@ from typing import Any, cast
 
 import torch
 from jinja2 import TemplateError as JinjaError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from distill_dagster.errors import DistillError, TeacherError
 from distill_dagster.jobs import ModelRef
@@ -16,24 +24,19 @@ _PROBE = "distilled"
 
 
 @dataclass(frozen=True)
-class ChatModel:
-    """A model ready to answer: in evaluation mode, on its device, with the ids that end its turn."""
+class ChatFormat:
+    """How a model is spoken to: all of it that is known without its weights.
+
+    Attributes:
+        source: its folder or hub id.
+        stop_ids: token ids that end its turn.
+        context: most tokens of prompt and answer together, or None where the model does not say.
+    """
 
     source: str
-    model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     stop_ids: frozenset[int]
-
-    @property
-    def device(self) -> torch.device:
-        """Where inputs have to be."""
-        return self.model.device
-
-    @property
-    def context(self) -> int | None:
-        """Most tokens of prompt and answer together, or None where the model does not say."""
-        value = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return int(value) if value else None
+    context: int | None
 
     def encode(self, messages: Messages) -> list[int]:
         """Token ids of a conversation up to where the answer begins."""
@@ -42,6 +45,37 @@ class ChatModel:
     def decode(self, token_ids: list[int]) -> str:
         """Text of generated ids, special tokens left out."""
         return decode_text(self.tokenizer, token_ids)
+
+
+@dataclass(frozen=True)
+class ChatModel(ChatFormat):
+    """A model ready to answer: in evaluation mode, on its device."""
+
+    model: PreTrainedModel
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs have to be."""
+        return self.model.device
+
+
+def load_chat_format(ref: ModelRef, error: type[DistillError] = TeacherError) -> ChatFormat:
+    """Loads tokenizer and configuration, for an engine that loads the weights itself.
+
+    Raises:
+        DistillError: (as `error`) they cannot be loaded, or there is no chat template.
+    """
+    tokenizer = load_tokenizer(ref, error)
+    try:
+        config = AutoConfig.from_pretrained(ref.source, **_origin(ref))
+    except (OSError, ValueError) as problem:
+        raise error(_unloadable(ref, problem)) from None
+    return ChatFormat(
+        source=ref.source,
+        tokenizer=tokenizer,
+        stop_ids=_stop_ids(_generation_config(ref, config), tokenizer, error),
+        context=_context(config),
+    )
 
 
 def load_chat_model(ref: ModelRef, dtype: Dtype, error: type[DistillError] = TeacherError) -> ChatModel:
@@ -54,7 +88,13 @@ def load_chat_model(ref: ModelRef, dtype: Dtype, error: type[DistillError] = Tea
     model = load_model(ref, getattr(torch, dtype), error)
     model.train(False)
     cast(Any, model).to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    return ChatModel(source=ref.source, model=model, tokenizer=tokenizer, stop_ids=stop_ids(model, tokenizer, error))
+    return ChatModel(
+        source=ref.source,
+        tokenizer=tokenizer,
+        stop_ids=stop_ids(model, tokenizer, error),
+        context=_context(model.config),
+        model=model,
+    )
 
 
 def load_model(ref: ModelRef, dtype: torch.dtype, error: type[DistillError]) -> PreTrainedModel:
@@ -140,7 +180,11 @@ def stop_ids(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, error: type[DistillError] = TeacherError
 ) -> frozenset[int]:
     """All ids that end an answer: the model's declared ones, the tokenizer's and the chat template's."""
-    declared = getattr(model.generation_config, "eos_token_id", None)
+    return _stop_ids(model.generation_config, tokenizer, error)
+
+
+def _stop_ids(generation: Any, tokenizer: PreTrainedTokenizerBase, error: type[DistillError]) -> frozenset[int]:
+    declared = getattr(generation, "eos_token_id", None)
     ids = {end_of_turn_id(tokenizer, error), tokenizer.eos_token_id}
     ids.update(declared if isinstance(declared, list) else [declared])
     return frozenset(int(token_id) for token_id in ids if token_id is not None)
@@ -152,6 +196,19 @@ def same_tokens(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) ->
     Equal vocabulary sizes mean nothing; chat templates may differ, since they only write the prompt.
     """
     return one.get_vocab() == other.get_vocab() and end_of_turn_id(one) == end_of_turn_id(other)
+
+
+def _generation_config(ref: ModelRef, config: PreTrainedConfig) -> GenerationConfig:
+    """Declared or, as for a loaded model, derived from the configuration."""
+    try:
+        return GenerationConfig.from_pretrained(ref.source, **_origin(ref))
+    except OSError:
+        return GenerationConfig.from_model_config(config)
+
+
+def _context(config: PreTrainedConfig) -> int | None:
+    value = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return int(value) if value else None
 
 
 def _origin(ref: ModelRef) -> dict[str, Any]:

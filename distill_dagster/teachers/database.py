@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, Table, create_engine, event, inspect, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -33,6 +33,7 @@ def open_database(url: str) -> Engine:
     try:
         with writing(engine) as connection:
             metadata.create_all(connection)
+            _add_missing_columns(connection)
     except SQLAlchemyError as error:
         shown = parsed.render_as_string(hide_password=True)
         raise StorageError(
@@ -66,6 +67,17 @@ def insert_new(connection: Connection, table: Table, rows: list[dict[str, Any]])
     if rows:
         dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
         connection.execute(dialect.insert(table).on_conflict_do_nothing(), rows)
+
+
+def _add_missing_columns(connection: Connection) -> None:
+    """Brings a database of an earlier release up to date: columns added since then may all be null."""
+    seen = inspect(connection)
+    for table in metadata.sorted_tables:
+        known = {column["name"] for column in seen.get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in known:
+                kind = column.type.compile(connection.dialect)
+                connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}"))
 
 
 def _configure_sqlite(engine: Engine) -> None:

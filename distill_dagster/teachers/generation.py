@@ -6,7 +6,7 @@ An answer is the argmax of the model's own logits at every step. Sampling settin
 still fall differently when a prompt shares its batch with other prompts; callers therefore batch in a fixed order.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import takewhile
@@ -57,23 +57,55 @@ class _Row:
 
 
 def generate(
-    chat: ChatModel, prompts: Sequence[list[int]], *, max_tokens: int, stop_sequences: Sequence[str] = ()
+    chat: ChatModel,
+    prompts: Sequence[list[int]],
+    *,
+    max_tokens: int,
+    stop_sequences: Sequence[str] = (),
+    on_read: Callable[[], object] | None = None,
 ) -> list[Answer]:
     """Answers a batch of tokenised prompts together, in their order.
 
     A row ends at its own stop token, at a stop sequence, after `max_tokens`, or where the model's context is full.
 
+    Args:
+        on_read: called once, when the prompts are read and each row has its first token: reading costs a prompt's
+            length, what follows an answer's.
+
     Raises:
         TeacherError: a prompt alone fills the model's context.
     """
-    rows = [_Row(prompt, _limit(chat, prompt, max_tokens)) for prompt in prompts]
+    rows = [_Row(prompt, answer_limit(chat.source, len(prompt), max_tokens, chat.context)) for prompt in prompts]
     if rows:
-        _decode(chat, rows, stop_sequences)
+        _decode(chat, rows, stop_sequences, on_read)
     return [_answer(chat, row, stop_sequences) for row in rows]
 
 
+def answer_limit(source: str, prompt_tokens: int, max_tokens: int, context: int | None) -> int:
+    """Most tokens of an answer: `max_tokens`, or what the prompt leaves of the model's context.
+
+    Raises:
+        TeacherError: a prompt alone fills the model's context.
+    """
+    if context is None:
+        return max_tokens
+    if prompt_tokens >= context:
+        raise TeacherError(
+            f"{source}: a prompt of {prompt_tokens} tokens fills the model's context of {context}; "
+            "shorten the prompt or name a model with a longer context"
+        )
+    return min(max_tokens, context - prompt_tokens)
+
+
+def before_stop(text: str, stop_sequences: Sequence[str]) -> str:
+    """An answer's text up to the first stop sequence in it."""
+    return text[: min((at for at in (text.find(stop) for stop in stop_sequences) if at >= 0), default=len(text))]
+
+
 @torch.inference_mode()
-def _decode(chat: ChatModel, rows: list[_Row], stop_sequences: Sequence[str]) -> None:
+def _decode(
+    chat: ChatModel, rows: list[_Row], stop_sequences: Sequence[str], on_read: Callable[[], object] | None
+) -> None:
     """Fills `produced` and `stop_reason` of every row."""
     cache = DynamicCache(config=chat.model.config)
     shared = _read_shared_prefix(chat, rows, cache)
@@ -84,7 +116,11 @@ def _decode(chat: ChatModel, rows: list[_Row], stop_sequences: Sequence[str]) ->
     while True:
         logits = _forward(chat, input_ids, mask, positions, cache)  # [rows, vocabulary]
         chosen = logits.argmax(-1)
-        for row, token_id in zip(active, cast(list[int], chosen.tolist()), strict=True):
+        token_ids = cast(list[int], chosen.tolist())
+        if on_read is not None:
+            on_read()
+            on_read = None
+        for row, token_id in zip(active, token_ids, strict=True):
             if row.stop_reason is None:
                 row.produced.append(token_id)
                 row.stop_reason = _stop_reason(chat, row, stop_sequences)
@@ -150,18 +186,6 @@ def _left_padded(chat: ChatModel, prompts: list[list[int]]) -> tuple[Tensor, Ten
     return input_ids.to(chat.device), mask.to(chat.device)
 
 
-def _limit(chat: ChatModel, prompt: list[int], max_tokens: int) -> int:
-    context = chat.context
-    if context is None:
-        return max_tokens
-    if len(prompt) >= context:
-        raise TeacherError(
-            f"{chat.source}: a prompt of {len(prompt)} tokens fills the model's context of {context}; "
-            "shorten the prompt or name a model with a longer context"
-        )
-    return min(max_tokens, context - len(prompt))
-
-
 def _stop_reason(chat: ChatModel, row: _Row, stop_sequences: Sequence[str]) -> StopReason | None:
     if row.produced[-1] in chat.stop_ids:
         return StopReason.END_TURN
@@ -176,5 +200,5 @@ def _answer(chat: ChatModel, row: _Row, stop_sequences: Sequence[str]) -> Answer
     assert row.stop_reason is not None
     text = chat.decode(row.produced)
     if row.stop_reason is StopReason.STOP_SEQUENCE:
-        text = text[: min(at for at in (text.find(stop) for stop in stop_sequences) if at >= 0)]
+        text = before_stop(text, stop_sequences)
     return Answer(row.produced, text, row.stop_reason, len(row.prompt))

@@ -29,23 +29,23 @@ class Leases:
         self.owner = f"{process_identity()}#{uuid.uuid4().hex[:8]}"
 
     def acquire(self, names: Sequence[str]) -> set[str]:
-        """Claims what is free of `names`; returns what this owner now holds of them."""
+        """Claims what is free of `names`; returns what is newly claimed."""
         with writing(self._engine) as connection:
             return self.acquire_in(connection, names)
 
     def acquire_in(self, connection: Connection, names: Sequence[str]) -> set[str]:
         """`acquire` inside a transaction of the caller's."""
         serialise(connection, "leases")
-        held: set[str] = set()
+        claimed: set[str] = set()
         for chunk in _chunks(names):
-            self._drop_dead(connection, chunk)
+            taken = self._taken(connection, chunk)
+            free = [name for name in dict.fromkeys(chunk) if name not in taken]
             expires = _now_ms() + int(self._ttl_s * 1000)
             insert_new(
-                connection, leases, [{"name": name, "owner": self.owner, "expires_at": expires} for name in chunk]
+                connection, leases, [{"name": name, "owner": self.owner, "expires_at": expires} for name in free]
             )
-            mine = select(leases.c.name).where(leases.c.name.in_(chunk), leases.c.owner == self.owner)
-            held.update(connection.execute(mine).scalars())
-        return held
+            claimed.update(free)
+        return claimed
 
     def release_in(self, connection: Connection, names: Iterable[str]) -> None:
         """Gives claims back inside a transaction of the caller's."""
@@ -97,18 +97,19 @@ class Leases:
         while not stop.wait(self._ttl_s / 3):
             self.renew()
 
-    def _drop_dead(self, connection: Connection, names: Sequence[str]) -> None:
-        others = select(leases.c.name, leases.c.owner, leases.c.expires_at).where(
-            leases.c.name.in_(names), leases.c.owner != self.owner
-        )
+    def _taken(self, connection: Connection, names: Sequence[str]) -> set[str]:
+        """Which names are claimed, by this owner or another, once expired claims and those of dead processes are gone."""
+        claims = select(leases.c.name, leases.c.owner, leases.c.expires_at).where(leases.c.name.in_(names))
         now = _now_ms()
-        gone = [
-            name
-            for name, owner, expires in connection.execute(others)
-            if expires < now or has_ended(owner.partition("#")[0])
-        ]
+        taken, gone = set(), []
+        for name, owner, expires in connection.execute(claims):
+            if owner != self.owner and (expires < now or has_ended(owner.partition("#")[0])):
+                gone.append(name)
+            else:
+                taken.add(name)
         for chunk in _chunks(gone):
             connection.execute(delete(leases).where(leases.c.name.in_(chunk)))
+        return taken
 
 
 def _now_ms() -> int:

@@ -1,36 +1,54 @@
 """The `teacher_outputs` stage: each partition's answers out of the response store, once they are all there."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from distill_dagster.errors import DistillError, StorageError
 from distill_dagster.lineage.builds import BuildRecord, Builds, build_key
-from distill_dagster.lineage.hashing import frame_version
 from distill_dagster.project import Distillation
-from distill_dagster.prompts.store import read_prompts, remove_vanished
-from distill_dagster.storage import Current, read_current, remove_current, write_current, write_file
-from distill_dagster.teachers.anthropic import AnthropicTeacher
-from distill_dagster.teachers.asking import Asked, Asking
-from distill_dagster.teachers.budget import Budget
-from distill_dagster.teachers.local import LocalTeacher
+from distill_dagster.prompts.store import remove_vanished
+from distill_dagster.storage import Current, read_current, remove_current, write_current
+from distill_dagster.teachers.asking import Asked
+from distill_dagster.teachers.assessment import Assessor
+from distill_dagster.teachers.judging import JudgeRequests, verdicts
+from distill_dagster.teachers.obtaining import Purse, answers_to, try_to_obtain
+from distill_dagster.teachers.outputs_file import OUTPUTS_SCHEMA, OutputsFile
 from distill_dagster.teachers.protocol import Teacher, TeacherIdentity
-from distill_dagster.teachers.store import FETCHED, ResponseStore
-from distill_dagster.worker_process import Launch, no_launch
+from distill_dagster.teachers.providers import make_judge, make_teacher
+from distill_dagster.teachers.requests import prompt_chunks
+from distill_dagster.teachers.samples import join_answers, requests_of
+from distill_dagster.teachers.store import ResponseStore
+from distill_dagster.worker_process import no_launch
+
+__all__ = [
+    "ASSET",
+    "OUTPUTS_SCHEMA",
+    "OutputsBuild",
+    "OutputsPartition",
+    "build_outputs",
+    "make_teacher",
+    "outputs_build_key",
+    "outputs_current",
+    "outputs_summary",
+    "read_outputs",
+    "remove_partitions",
+]
 
 ASSET = "teacher_outputs"
-STAGE_NUMBER = 1
-# Cost and usage are facts about one call, not about the answer.
-VERSION_COLUMNS = ("prompt_id", "sample", "request_key", "status", "stop_reason", "completion", "thinking", "token_ids")
-OUTPUTS_SCHEMA = {"prompt_id": pl.String, "sample": pl.Int32, **FETCHED}
-LOCAL_CLAIM = 5_000
+STAGE_NUMBER = 2
 
 
 @dataclass(frozen=True)
 class OutputsPartition:
-    """A partition's adopted answers."""
+    """A partition's adopted answers.
+
+    Attributes:
+        counts: rows, how they ended, tokens and micro-dollars.
+    """
 
     partition: str
     version: str
@@ -40,22 +58,19 @@ class OutputsPartition:
 
 @dataclass
 class OutputsBuild:
-    """What one call of `build_outputs` came to."""
+    """What one call of `build_outputs` came to.
+
+    Attributes:
+        partitions: those that are complete.
+        failed: why the others are not.
+        waiting: those whose missing answers are in provider batches, with how many; a later call collects them.
+        asked: what was asked and what it cost.
+    """
 
     partitions: dict[str, OutputsPartition] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
-    asked: Asked | None = None
-
-
-def make_teacher(distillation: Distillation, launch: Launch) -> Teacher:
-    """The declared teacher.
-
-    Raises:
-        TeacherError: a local model that is not there.
-    """
-    if distillation.spec.teacher.is_local:
-        return LocalTeacher(distillation, launch)
-    return AnthropicTeacher(distillation.spec.teacher)
+    waiting: dict[str, int] = field(default_factory=dict)
+    asked: Asked = field(default_factory=Asked)
 
 
 def outputs_build_key(distillation: Distillation, partition: str, identity: TeacherIdentity) -> str | None:
@@ -63,7 +78,10 @@ def outputs_build_key(distillation: Distillation, partition: str, identity: Teac
     prompts = read_current(distillation.files.asset("prompts", partition))
     if prompts is None:
         return None
-    return build_key(ASSET, STAGE_NUMBER, {"prompts": prompts.version}, {"teacher": identity.digest})
+    spec = distillation.spec.teacher
+    settings: dict[str, Any] = {"teacher": identity.digest, "samples": spec.samples}
+    assessed = Assessor(spec, distillation.folder, distillation.project.root).settings()
+    return build_key(ASSET, STAGE_NUMBER, {"prompts": prompts.version}, settings | assessed)
 
 
 def outputs_current(distillation: Distillation, partition: str, identity: TeacherIdentity) -> bool:
@@ -75,8 +93,10 @@ def outputs_current(distillation: Distillation, partition: str, identity: Teache
     )
 
 
-def read_outputs(distillation: Distillation, partition: str, version: str | None = None) -> pl.DataFrame:
-    """A partition's answers, of a version or the current one (OUTPUTS columns).
+def read_outputs(
+    distillation: Distillation, partition: str, version: str | None = None, rows: int | None = None
+) -> pl.DataFrame:
+    """A partition's answers, of a version or the current one (OUTPUTS columns), all of them or the first `rows`.
 
     Raises:
         StorageError: the partition was never materialised.
@@ -86,7 +106,14 @@ def read_outputs(distillation: Distillation, partition: str, version: str | None
         if current is None:
             raise StorageError(f"{distillation.name}/{ASSET}: partition {partition!r} was never materialised")
         version = current.version
-    return pl.read_parquet(_parquet(distillation, partition, version))
+    return pl.read_parquet(_parquet(distillation, partition, version), n_rows=rows)
+
+
+def outputs_summary(distillation: Distillation, partition: str) -> Mapping[str, int]:
+    """What the current answers of a partition came to (`OutputsPartition.counts`); empty where there are none."""
+    current = read_current(distillation.files.asset(ASSET, partition))
+    record = Builds(distillation.project.home).find(current.build_key) if current and current.build_key else None
+    return {name: int(count) for name, count in record.summary.items()} if record else {}
 
 
 def remove_partitions(distillation: Distillation, found: Collection[str]) -> list[str]:
@@ -97,29 +124,33 @@ def remove_partitions(distillation: Distillation, found: Collection[str]) -> lis
     return gone
 
 
-def build_outputs(distillation: Distillation, partitions: Sequence[str], teacher: Teacher) -> OutputsBuild:
+def build_outputs(
+    distillation: Distillation,
+    partitions: Sequence[str],
+    teacher: Teacher,
+    *,
+    run: str | None = None,
+    wait: bool = True,
+) -> OutputsBuild:
     """Answers the partitions' prompts and writes each partition's Parquet and JSONL.
 
     All partitions' missing requests go to the teacher together. Where it cannot finish, the partitions that
-    are complete are written and the others are in `failed`.
+    are complete are written and the others are in `failed` or `waiting`.
+
+    Args:
+        run: which run spends, e.g. a Dagster run id.
+        wait: whether to stay until provider batches have ended.
     """
     build = OutputsBuild()
-    store = ResponseStore(distillation.project.store_url)
-    pending: dict[str, pl.DataFrame] = {}
+    pending = []
     for partition in partitions:
         adopted = _adopt(distillation, partition, teacher.identity)
         if adopted is not None:
             build.partitions[partition] = adopted
         else:
-            pending[partition] = _requests(distillation, partition, teacher)
-    if not pending:
-        return build
-    problem = _ask(distillation, store, teacher, pending, build)
-    for partition, requests in pending.items():
-        if len(store.missing(requests["request_key"].unique())):
-            build.failed[partition] = str(problem)
-        else:
-            build.partitions[partition] = _write(distillation, partition, requests, store, teacher.identity)
+            pending.append(partition)
+    if pending:
+        _Building(distillation, teacher, Purse(distillation, run, wait), build).build(pending)
     return build
 
 
@@ -129,44 +160,87 @@ def ask_one(distillation: Distillation, messages: str) -> str:
     Raises:
         TeacherError: a hosted teacher could not be asked.
     """
-    teacher = make_teacher(distillation, no_launch)
     prompt = pl.DataFrame({"messages": [messages], "sample": [0]})
-    request = prompt.with_columns(teacher.identity.request_keys(prompt))
-    store = ResponseStore(distillation.project.store_url)
-    _asking(distillation, store, teacher).ask(request)
-    return str(store.fetch(request["request_key"])["completion"][0])
+    purse = Purse(distillation)
+    return str(answers_to(make_teacher(distillation, no_launch), prompt, purse)["completion"][0])
 
 
-def _asking(distillation: Distillation, store: ResponseStore, teacher: Teacher) -> Asking:
-    spec = distillation.spec.teacher
-    return Asking(
-        store,
-        teacher,
-        Budget.of(distillation.name, spec.budget_usd),
-        claim_size=LOCAL_CLAIM if spec.is_local else spec.concurrency,
-        announce=not spec.is_local,
-    )
+class _Incomplete(Exception):
+    """A partition has prompts without an answer."""
 
 
-def _ask(
-    distillation: Distillation,
-    store: ResponseStore,
-    teacher: Teacher,
-    pending: Mapping[str, pl.DataFrame],
-    build: OutputsBuild,
-) -> DistillError | None:
-    requests = pl.concat(frame.select("request_key", "messages") for frame in pending.values())
-    try:
-        build.asked = _asking(distillation, store, teacher).ask(requests)
-    except DistillError as error:
-        return error
-    return None
+class _Building:
+    """One call of `build_outputs`, for the partitions that are not adopted."""
 
+    def __init__(self, distillation: Distillation, teacher: Teacher, purse: Purse, build: OutputsBuild) -> None:
+        self._distillation = distillation
+        self._teacher = teacher
+        self._purse = purse
+        self._build = build
+        self._store = ResponseStore(distillation.project.store_url)
+        self._assessor = Assessor(distillation.spec.teacher, distillation.folder, distillation.project.root)
+        self._judge = make_judge(distillation, self._assessor)
 
-def _requests(distillation: Distillation, partition: str, teacher: Teacher) -> pl.DataFrame:
-    prompts = read_prompts(distillation, partition)
-    prompts = prompts.select("prompt_id", pl.lit(0, dtype=pl.Int32).alias("sample"), "messages")
-    return prompts.with_columns(teacher.identity.request_keys(prompts))
+    def build(self, partitions: Sequence[str]) -> None:
+        problem = self._ask(partitions)
+        for partition in partitions:
+            try:
+                self._build.partitions[partition] = self._write(partition)
+            except _Incomplete:
+                travelling = self._in_batches(partition)
+                if problem is None and travelling:
+                    self._build.waiting[partition] = travelling
+                else:
+                    self._build.failed[partition] = str(problem)
+
+    def _ask(self, partitions: Sequence[str]) -> DistillError | None:
+        """Asks the teacher, then the judge; returns what went wrong, if anything did."""
+        rounds = requests_of(self._distillation, partitions, self._teacher.identity, self._store)
+        calls = [(self._teacher, requests) for requests in rounds]
+        if self._judge is not None:
+            chunks = JudgeRequests(partitions, self._rows, self._assessor, self._judge.identity)
+            calls.append((self._judge, chunks))
+        for teacher, requests in calls:
+            result = try_to_obtain(self._store, teacher, requests, self._purse)
+            if isinstance(result, DistillError):
+                return result
+            self._build.asked += result
+        return None
+
+    def _rows(self, partition: str) -> Iterator[pl.DataFrame]:
+        """A partition's prompts with all their samples' answers, a chunk at a time."""
+        samples = self._distillation.spec.teacher.samples
+        for prompts in prompt_chunks(self._distillation, partition):
+            yield join_answers(prompts, samples, self._teacher.identity, self._store)
+
+    def _assessed(self, partition: str) -> Iterator[pl.DataFrame]:
+        for rows in self._rows(partition):
+            if rows["status"].null_count():
+                raise _Incomplete
+            judged = verdicts(rows, self._assessor, self._judge.identity, self._store) if self._judge else None
+            if judged is not None and judged["status"].null_count():
+                raise _Incomplete
+            yield self._assessor.assess(rows, judged)
+
+    def _in_batches(self, partition: str) -> int:
+        return sum(
+            len(self._store.in_batches(rows.filter(pl.col("status").is_null())["request_key"]))
+            for rows in self._rows(partition)
+        )
+
+    def _write(self, partition: str) -> OutputsPartition:
+        distillation, identity = self._distillation, self._teacher.identity
+        version, counts = OutputsFile(distillation.files.asset(ASSET, partition)).write(self._assessed(partition))
+        key = outputs_build_key(distillation, partition, identity)
+        prompts = read_current(distillation.files.asset("prompts", partition))
+        if key is None or prompts is None:
+            raise DistillError(
+                f"{distillation.name}/prompts: partition {partition!r} vanished while it was being answered"
+            )
+        record = BuildRecord(key, ASSET, version, {"prompts": prompts.version, "teacher": identity.digest}, counts)
+        adopted = Builds(distillation.project.home).adopt(record)
+        changed = _point(distillation, partition, adopted)
+        return OutputsPartition(partition, adopted.version, dict(adopted.summary), changed)
 
 
 def _adopt(distillation: Distillation, partition: str, identity: TeacherIdentity) -> OutputsPartition | None:
@@ -177,33 +251,6 @@ def _adopt(distillation: Distillation, partition: str, identity: TeacherIdentity
         return None
     changed = _point(distillation, partition, known)
     return OutputsPartition(partition, known.version, dict(known.summary), changed)
-
-
-def _write(
-    distillation: Distillation, partition: str, requests: pl.DataFrame, store: ResponseStore, identity: TeacherIdentity
-) -> OutputsPartition:
-    answers = store.fetch(requests["request_key"].unique())
-    outputs = requests.drop("messages").join(answers, on="request_key", how="left").sort("prompt_id", "sample")
-    version = frame_version(outputs, VERSION_COLUMNS)
-    path = _parquet(distillation, partition, version)
-    if not path.exists():
-        write_file(path.with_suffix(".jsonl"), lambda aside: outputs.write_ndjson(aside))
-        write_file(path, lambda aside: outputs.write_parquet(aside))
-    counts = dict(outputs["status"].value_counts().iter_rows())
-    summary = {
-        **{str(status): int(count) for status, count in counts.items()},
-        "rows": len(outputs),
-        "input_tokens": int(outputs["input_tokens"].sum()),
-        "output_tokens": int(outputs["output_tokens"].sum()),
-        "cost_microusd": int(outputs["cost_microusd"].sum()),
-    }
-    key = outputs_build_key(distillation, partition, identity)
-    prompts = read_current(distillation.files.asset("prompts", partition))
-    if key is None or prompts is None:
-        raise DistillError(f"{distillation.name}/prompts: partition {partition!r} vanished while it was being answered")
-    record = BuildRecord(key, ASSET, version, {"prompts": prompts.version, "teacher": identity.digest}, summary)
-    adopted = Builds(distillation.project.home).adopt(record)
-    return OutputsPartition(partition, adopted.version, dict(adopted.summary), _point(distillation, partition, adopted))
 
 
 def _point(distillation: Distillation, partition: str, record: BuildRecord) -> bool:

@@ -1,6 +1,7 @@
 """What a teacher is to the rest of the package: an identity, a check, and answers."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ from distill_dagster.lineage.hashing import digest
 
 # Bumped when the fields below, or how they are hashed, change: every key then changes with it.
 KEY_VERSION = 1
+REQUEST_COLUMNS = ("request_key", "messages", "sample")
 
 
 class ResponseStatus(StrEnum):
@@ -68,11 +70,19 @@ class TeacherIdentity:
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens as the provider counts them, and what they cost."""
+    """Tokens as the provider counts them, and what they cost.
+
+    Attributes:
+        input_tokens: all of them, those written to and read from the prompt cache included.
+        cache_write_tokens: of these, the ones written to the provider's prompt cache.
+        cache_read_tokens: of these, the ones read from it.
+    """
 
     input_tokens: int
     output_tokens: int
     cost_microusd: int = 0
+    cache_write_tokens: int = 0
+    cache_read_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,8 +109,20 @@ class Response:
     response_id: str | None = None
 
 
-Deliver = Callable[[Sequence[Response]], None]
-"""Stores answers; they are durable when it returns."""
+class Desk(Protocol):
+    """Where a teacher hands its answers in, and where it learns whether it may go on."""
+
+    def deliver(self, answers: Sequence[Response]) -> None:
+        """Stores answers; they are durable when it returns."""
+        ...
+
+    def lost(self, request_key: str) -> bool:
+        """An answer that was perhaps billed never arrived: it counts as spent in full, and is reserved once more.
+
+        Returns:
+            Whether the budget allows asking again.
+        """
+        ...
 
 
 @dataclass
@@ -116,7 +138,7 @@ class Unanswered:
 
     unbilled: list[str] = field(default_factory=list)
     perhaps_billed: list[str] = field(default_factory=list)
-    reasons: dict[str, int] = field(default_factory=dict)
+    reasons: Counter[str] = field(default_factory=Counter)
     stop: TeacherError | None = None
 
     def __len__(self) -> int:
@@ -151,8 +173,8 @@ class Teacher(Protocol):
         """The most each request (column messages) can cost, in micro-dollars."""
         ...
 
-    def answer(self, batches: Iterator[pl.DataFrame], deliver: Deliver) -> Unanswered:
-        """Asks every request of the batches (columns request_key, messages), delivering answers as they come.
+    def answer(self, batches: Iterator[pl.DataFrame], desk: Desk) -> Unanswered:
+        """Asks every request of the batches (REQUEST columns), delivering answers as they come.
 
         A batch is claimed when it is taken from the iterator, so take one only when there is room for it.
         """

@@ -10,8 +10,8 @@ from polars.datatypes import DataType, DataTypeClass
 from sqlalchemy import Connection, Engine, func, select
 
 from distill_dagster.teachers.database import insert_new, open_database, reading, writing
-from distill_dagster.teachers.protocol import Response, TeacherIdentity
-from distill_dagster.teachers.schema import responses
+from distill_dagster.teachers.protocol import Response, ResponseStatus, TeacherIdentity
+from distill_dagster.teachers.schema import batch_requests, responses
 
 CHUNK = 10_000
 
@@ -25,6 +25,8 @@ FETCHED: dict[str, DataType | DataTypeClass] = {
     "input_tokens": pl.Int64,
     "output_tokens": pl.Int64,
     "cost_microusd": pl.Int64,
+    "cache_write_tokens": pl.Int64,
+    "cache_read_tokens": pl.Int64,
     "detail": pl.String,
 }
 
@@ -44,11 +46,38 @@ class ResponseStore:
                 known.extend(connection.execute(stored).scalars())
         return keys.filter(~keys.is_in(pl.Series(known, dtype=pl.String).implode()))
 
-    def missing_in(self, connection: Connection, keys: Sequence[str]) -> list[str]:
-        """`missing`, inside a transaction of the caller's."""
+    def in_batches(self, keys: pl.Series) -> pl.Series:
+        """Which of the keys travel in a provider batch that is not ingested yet."""
+        under_way: list[str] = []
+        with reading(self.engine) as connection:
+            for chunk in _chunks(keys):
+                held = select(batch_requests.c.request_key).where(batch_requests.c.request_key.in_(chunk))
+                under_way.extend(connection.execute(held).scalars())
+        return keys.filter(keys.is_in(pl.Series(under_way, dtype=pl.String).implode()))
+
+    def open_in(self, connection: Connection, keys: Sequence[str]) -> list[str]:
+        """Which keys have no answer and travel in no batch, inside a transaction of the caller's."""
         stored = select(responses.c.request_key).where(responses.c.request_key.in_(keys))
-        known = set(connection.execute(stored).scalars())
-        return [key for key in keys if key not in known]
+        held = select(batch_requests.c.request_key).where(batch_requests.c.request_key.in_(keys))
+        taken = set(connection.execute(stored.union_all(held)).scalars())
+        return [key for key in keys if key not in taken]
+
+    def has_answer_of(self, identity: TeacherIdentity) -> bool:
+        """Whether this teacher, asked this way, ever gave an answer that is no error."""
+        with reading(self.engine) as connection:
+            given = select(responses.c.request_key).where(
+                responses.c.identity == identity.digest, responses.c.status != ResponseStatus.ERROR.value
+            )
+            return connection.execute(given.limit(1)).first() is not None
+
+    def usual_usage(self, identity: TeacherIdentity) -> tuple[int, float, float]:
+        """How many answers of a teacher are stored, and their mean input and output tokens."""
+        with reading(self.engine) as connection:
+            means = select(func.count(), func.avg(responses.c.input_tokens), func.avg(responses.c.output_tokens)).where(
+                responses.c.identity == identity.digest, responses.c.status != ResponseStatus.ERROR.value
+            )
+            count, read, written = connection.execute(means).one()
+            return int(count), float(read or 0), float(written or 0)
 
     def fetch(self, keys: pl.Series) -> pl.DataFrame:
         """The stored answers of the keys (columns FETCHED), sorted by request key; keys without one are left out."""
@@ -101,6 +130,8 @@ def _row(answer: Response) -> dict[str, Any]:
         "input_tokens": answer.usage.input_tokens,
         "output_tokens": answer.usage.output_tokens,
         "cost_microusd": answer.usage.cost_microusd,
+        "cache_write_tokens": answer.usage.cache_write_tokens or None,
+        "cache_read_tokens": answer.usage.cache_read_tokens or None,
         "detail": answer.detail,
         "response_id": answer.response_id,
     }
@@ -117,6 +148,8 @@ def _frame(connection: Connection, keys: list[str]) -> pl.DataFrame:
         responses.c.input_tokens,
         responses.c.output_tokens,
         responses.c.cost_microusd,
+        responses.c.cache_write_tokens,
+        responses.c.cache_read_tokens,
         responses.c.detail,
     ).where(responses.c.request_key.in_(keys))
     rows = connection.execute(wanted).all()

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from distill_dagster.dataset.build import DATASET_SCHEMA, build_dataset, dataset_build_key, dropped_rows
+from distill_dagster.dataset.build import DATASET_SCHEMA, DatasetBuild, build_dataset, dataset_build_key, dropped_rows
 from distill_dagster.errors import DatasetError, StorageError
 from distill_dagster.lineage.manifests import read_manifest
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.store import remove_vanished
-from distill_dagster.storage import read_current
+from distill_dagster.storage import Current, read_current, write_current
 from tests.dataset.frames import output, prompt, publish_outputs, publish_prompts
 
 Declare = Callable[..., Distillation]
@@ -152,6 +152,24 @@ def test_settings_that_matter_change_the_build_key(declare: Declare) -> None:
     assert dataset_build_key(declare(near_duplicate_threshold=0.9)) != key
     assert dataset_build_key(declare(drop=declare().spec.curation.drop[::-1])) == key
     assert dataset_build_key(declare(allow_missing=True)) == key
+
+
+def test_label_shares_change_the_version_only_where_there_are_any(declare: Declare) -> None:
+    distillation = declare()
+    publish(distillation, {"all": PROMPTS})
+    plain = build_dataset(distillation)
+    folder = distillation.files.asset("teacher_outputs", "all")
+    outputs = pl.read_parquet(next(folder.glob("*.parquet")))
+
+    def assess(shares: str | None, name: str) -> DatasetBuild:
+        found = {"problem": None, "label": None, "label_shares": shares}
+        columns = [pl.lit(value, pl.String).alias(column) for column, value in found.items()]
+        outputs.with_columns(*columns, selected=pl.lit(True)).write_parquet(folder / f"{name}.parquet")
+        write_current(folder, Current(name))
+        return build_dataset(distillation)
+
+    assert assess(None, "unlabelled").version == plain.version
+    assert assess('{"a":1.0}', "labelled").version != plain.version
 
 
 def test_missing_and_stale_outputs_are_named(declare: Declare) -> None:

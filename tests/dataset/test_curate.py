@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -110,6 +111,86 @@ def test_thinking_is_a_target_only_on_request() -> None:
     assert plain["completion_ids"].to_list() == [None, [3]]
     assert thought["completion"].to_list() == ["<think>\nLet me see.\n</think>\n\n42", "7"]
     assert thought["completion_ids"].to_list() == [[1, 2], [3]]
+
+
+ASSESSED = {"problem": pl.String, "label": pl.String, "label_shares": pl.String, "selected": pl.Boolean}
+
+
+def assessed(outputs: list[dict[str, Any]], columns: list[dict[str, Any]]) -> pl.DataFrame:
+    """Outputs with what the teacher stage found about each; not mentioned: valid and selected."""
+    filled = [dict.fromkeys(ASSESSED) | {"selected": True} | row for row in columns]
+    return pl.concat([outputs_frame(outputs), pl.DataFrame(filled, schema=ASSESSED)], how="horizontal")
+
+
+def test_invalid_and_unselected_answers_are_dropped_whatever_the_list() -> None:
+    outputs = [output("a", "maybe"), output("b", "{"), output("c", "one"), output("d"), output("e", " ")]
+    found = [
+        {"problem": "invalid_label", "selected": False},
+        {"problem": "invalid_json"},
+        {"selected": False},
+        {},
+        {"selected": False},
+    ]
+
+    curated = curate(prompts_frame(map(prompt, "abcde")), assessed(outputs, found), CurationSpec(drop=[]))
+
+    assert {prompt_id: reason for prompt_id, (reason, _) in reasons(curated).items()} == {
+        "a": "invalid_label",
+        "b": "invalid_json",
+        "c": "not_selected",
+        "e": "empty",
+    }
+
+
+def test_a_student_learns_the_label_as_it_is_declared() -> None:
+    outputs = [output("a", "**positive**", token_ids=[7, 8, 9]), output("b", "Positive", token_ids=[5])]
+    found = [{"label": "Positive", "label_shares": '{"Positive":1.0}'}] * 2
+
+    kept = curate(prompts_frame(map(prompt, "ab")), assessed(outputs, found), CurationSpec()).kept
+
+    assert kept["completion"].to_list() == ["Positive", "Positive"]
+    assert kept["completion_ids"].to_list() == [None, [5]]
+    assert kept["label_shares"].to_list() == ['{"Positive":1.0}'] * 2
+
+
+def test_outputs_of_before_the_assessment_are_valid_and_selected() -> None:
+    old, new = outputs_frame([output("a")]), assessed([output("b")], [{"selected": False}])
+
+    curated = curate(prompts_frame(map(prompt, "ab")), pl.concat([old, new], how="diagonal"), CurationSpec())
+
+    assert reasons(curated) == {"b": ("not_selected", None)}
+    assert curated.kept["label_shares"].to_list() == [None]
+
+
+def test_samples_of_one_prompt_are_kept_unless_they_say_the_same() -> None:
+    outputs = [output("a", text, sample) for sample, text in enumerate(["one", "two", "one"])]
+
+    curated = run([prompt("a", LONG)], outputs)
+
+    assert curated.kept.select("sample", "completion").rows() == [(0, "one"), (1, "two")]
+    assert curated.dropped.select("sample", "reason", "detail").rows() == [(2, "duplicate", "a")]
+    assert run([prompt("a", LONG)], outputs, drop=[]).kept.height == 3
+
+
+def test_answers_with_one_label_say_the_same_however_they_are_written() -> None:
+    outputs = [output("a", "Yes.", 0), output("a", "yes", 1), output("a", "no", 2)]
+    shares = '{"no":0.333333,"yes":0.666667}'
+    found = [{"label": label, "label_shares": shares} for label in ("yes", "yes", "no")]
+
+    curated = curate(prompts_frame([prompt("a")]), assessed(outputs, found), CurationSpec())
+
+    assert curated.kept.select("sample", "completion", "label_shares").rows() == [(0, "yes", shares), (2, "no", shares)]
+
+
+def test_a_repeated_prompt_is_a_duplicate_whichever_sample_was_selected() -> None:
+    prompts = [prompt("a", LONG), prompt("t", f"{LONG}?", "test")]
+    outputs = [output(row["prompt_id"], f"{row['prompt_id']}{n}", n) for row in prompts for n in (0, 1)]
+    found = [{"selected": False}, {}, {}, {"selected": False}]
+
+    curated = curate(prompts_frame(prompts), assessed(outputs, found), CurationSpec())
+
+    assert curated.kept.select("prompt_id", "sample").rows() == [("t", 0)]
+    assert curated.dropped.filter(sample=1, prompt_id="a").select("reason", "detail").rows() == [("duplicate", "t")]
 
 
 answers = st.tuples(

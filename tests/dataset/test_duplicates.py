@@ -32,18 +32,28 @@ def test_the_order_of_winning_is_test_validation_train_then_id() -> None:
     assert comparable(prompts_frame(rows))["prompt_id"].to_list() == ["z", "y", "a", "b"]
 
 
-def test_exact_duplicates_are_found_per_sample() -> None:
-    prompts = comparable(prompts_frame([prompt("a", "What is AI?"), prompt("b", "what is AI"), prompt("c", "other")]))
-    answers = pl.DataFrame({"prompt_id": ["a", "b", "b", "c"], "sample": [0, 0, 1, 0]})
+def exact(rows: list[dict[str, str]], answers: list[tuple[str, int, str]]) -> list[tuple]:
+    frame = pl.DataFrame(answers, schema=["prompt_id", "sample", "completion"], orient="row")
+    return sorted(exact_duplicates(frame, comparable(prompts_frame(rows))).iter_rows())
 
-    assert exact_duplicates(answers, prompts).rows() == [("b", 0, "a")]
+
+def test_every_sample_of_a_repeated_prompt_is_a_duplicate() -> None:
+    rows = [prompt("a", "What is AI?"), prompt("b", "what is AI"), prompt("c", "other")]
+    answers = [("a", 1, "one"), ("b", 0, "two"), ("b", 1, "three"), ("c", 0, "one")]
+
+    assert exact(rows, answers) == [("b", 0, "a"), ("b", 1, "a")]
+
+
+def test_samples_of_a_prompt_are_duplicates_only_where_they_say_the_same() -> None:
+    answers = [("a", 2, "same"), ("a", 1, "same"), ("a", 0, "different"), ("b", 0, "same")]
+
+    assert exact([prompt("a"), prompt("b")], answers) == [("a", 2, "a")]
 
 
 def test_a_test_prompt_outranks_a_smaller_id() -> None:
     rows = [prompt("a", LONG), prompt("t", f"{LONG}.", "test")]
-    answers = pl.DataFrame({"prompt_id": ["a", "t"], "sample": [0, 0]})
 
-    assert exact_duplicates(answers, comparable(prompts_frame(rows))).rows() == [("a", 0, "t")]
+    assert exact(rows, [("a", 0, "one"), ("t", 0, "two")]) == [("a", 0, "t")]
     assert near(rows) == [("a", "t", False)]
 
 
@@ -70,10 +80,9 @@ def test_only_the_resemblances_asked_for_count() -> None:
 
 def test_prompts_under_different_system_prompts_are_different_questions() -> None:
     rows = [prompt("a", LONG, system="Answer in French."), prompt("b", LONG, system="Answer in German.")]
-    answers = pl.DataFrame({"prompt_id": ["a", "b"], "sample": [0, 0]})
 
     assert near(rows) == []
-    assert exact_duplicates(answers, comparable(prompts_frame(rows))).is_empty()
+    assert exact(rows, [("a", 0, "one"), ("b", 0, "one")]) == []
 
 
 def test_chains_do_not_collapse() -> None:

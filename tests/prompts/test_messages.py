@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from distill_dagster.errors import SourceError
-from distill_dagster.prompts.messages import dump_messages, parse_conversation, read_few_shot, user_text
+from distill_dagster.prompts.messages import dump_messages, parse_conversation, few_shot_turns, user_text
 from distill_dagster.prompts.rows import RowError
 
 
@@ -51,7 +51,7 @@ def test_other_conversations_are_bad_rows(value: Any, message: str) -> None:
 def test_few_shot_examples_alternate(folder: Path, write_rows: Callable[..., Path]) -> None:
     write_rows([{"prompt": "1+1", "completion": "2"}, {"prompt": "2+2", "completion": "4"}], "shots.jsonl")
 
-    turns = read_few_shot("shots.jsonl", folder, folder)
+    turns = few_shot_turns("shots.jsonl", folder, folder)
 
     assert [(t.role, t.content) for t in turns] == [
         ("user", "1+1"),
@@ -76,7 +76,7 @@ def test_a_wrong_few_shot_line_is_named(
     write_rows([{"prompt": "1+1", "completion": "2"}, row], "shots.jsonl")
 
     with pytest.raises(SourceError, match=message):
-        read_few_shot("shots.jsonl", folder, folder)
+        few_shot_turns("shots.jsonl", folder, folder)
 
 
 def test_a_few_shot_file_must_be_there_and_have_examples(folder: Path) -> None:
@@ -88,4 +88,4 @@ def test_a_few_shot_file_must_be_there_and_have_examples(folder: Path) -> None:
         ("../../../x", "leaves the project"),
     ):
         with pytest.raises(SourceError, match=message):
-            read_few_shot(name, folder, folder)
+            few_shot_turns(name, folder, folder)

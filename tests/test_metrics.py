@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from distill_dagster.evaluation.metrics import (
+from distill_dagster.metrics import (
     METRICS,
     chrf,
     exact_match,

@@ -1,0 +1,138 @@
+"""Takes in the results of an ended batch: read to a file, counted, and stored completely or not at all."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from distill_dagster.errors import TeacherError
+from distill_dagster.teachers.anthropic import AnthropicTeacher
+from distill_dagster.teachers.anthropic_batches import BatchClient, BrokenResults
+from distill_dagster.teachers.anthropic_requests import UnreadableAnswer
+from distill_dagster.teachers.budget import Budget
+from distill_dagster.teachers.ledger import Batch, Ledger
+from distill_dagster.teachers.store import ResponseStore
+
+READINGS = 4
+GROUP = 1_000
+TRANSPORT = "batches"
+
+
+@dataclass
+class Ingested:
+    """What a batch brought.
+
+    Attributes:
+        answered: final answers, error rows included.
+        open_again: requests without one (expired, cancelled, failed at the provider); they will be asked again.
+    """
+
+    answered: int = 0
+    open_again: int = 0
+    cost_microusd: int = 0
+
+    def sentence(self, provider_id: str) -> str:
+        """For people."""
+        again = f", {self.open_again:,} came back unanswered" if self.open_again else ""
+        return f"batch {provider_id}: {self.answered:,} answers stored{again}"
+
+
+def ingest(
+    client: BatchClient,
+    store: ResponseStore,
+    ledger: Ledger,
+    account: Budget,
+    teacher: AnthropicTeacher,
+    batch: Batch,
+    folder: Path,
+) -> Ingested | None:
+    """Stores an ended batch's answers, once.
+
+    Returns:
+        What it brought; None where the batch was adopted and its results show that it is another's.
+
+    Raises:
+        TeacherError: the results cannot be read completely.
+    """
+    expected = ledger.keys(batch)
+    path = folder / "results.jsonl"
+    for reading in range(READINGS):
+        try:
+            seen = _download(client, batch, path)
+        except BrokenResults as error:
+            problem = str(error)
+            continue
+        if batch.adopted and seen and expected.isdisjoint(seen):
+            return None
+        if seen == expected and len(seen) == sum(batch.counts.values()):
+            return _store(client, store, ledger, account, teacher, batch, path)
+        problem = f"{len(seen)} of {len(expected)} results came through"
+    raise TeacherError(
+        f"batch {batch.provider_id}: {problem}, in {reading + 1} readings; nothing of it was stored, run again to read it anew"
+    )
+
+
+def _download(client: BatchClient, batch: Batch, path: Path) -> set[str]:
+    """Writes the results to a file; returns their request keys."""
+    assert batch.provider_id is not None
+    seen: set[str] = set()
+    with path.open("w", encoding="utf-8") as file:
+        for key, line in client.results(batch.provider_id):
+            if key in seen:
+                raise BrokenResults(f"{key} comes twice in the results of {batch.provider_id}")
+            seen.add(key)
+            file.write(line.rstrip("\n") + "\n")
+    return seen
+
+
+def _store(
+    client: BatchClient,
+    store: ResponseStore,
+    ledger: Ledger,
+    account: Budget,
+    teacher: AnthropicTeacher,
+    batch: Batch,
+    path: Path,
+) -> Ingested:
+    with store.writing() as connection:
+        if not ledger.ingest_in(connection, batch):
+            return Ingested()  # another process was faster
+        return _store_in(connection, client, store, account, teacher, path)
+
+
+def _store_in(
+    connection: Connection,
+    client: BatchClient,
+    store: ResponseStore,
+    account: Budget,
+    teacher: AnthropicTeacher,
+    path: Path,
+) -> Ingested:
+    taken = Ingested()
+    for lines in _groups(path):
+        answers, unbilled = [], []
+        for line in lines:
+            try:
+                result = client.read(line)
+            except UnreadableAnswer:
+                taken.open_again += 1  # billed, so its reservation stays as spent
+                continue
+            if result.response is None:
+                unbilled.append(result.request_key)
+            else:
+                answers.append(result.response)
+        store.add_in(connection, answers, teacher.identity, transport=TRANSPORT, client_version=teacher.version)
+        account.settle_in(connection, {a.request_key: a.usage.cost_microusd for a in answers})
+        account.cancel_in(connection, unbilled)
+        taken.answered += len(answers)
+        taken.open_again += len(unbilled)
+        taken.cost_microusd += sum(a.usage.cost_microusd for a in answers)
+    return taken
+
+
+def _groups(path: Path) -> Iterator[list[str]]:
+    with path.open(encoding="utf-8") as file:
+        while lines := list(islice(file, GROUP)):
+            yield lines
