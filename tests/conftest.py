@@ -14,7 +14,14 @@ from tests.tiny import make_tiny_model
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test sees this machine's projects, keys or Dagster instance."""
-    for name in ("DISTILL_PROJECT", "DISTILL_HOME", "DISTILL_STORE_URL", "ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"):
+    for name in (
+        "DISTILL_PROJECT",
+        "DISTILL_HOME",
+        "DISTILL_STORE_URL",
+        "ANTHROPIC_API_KEY",
+        "ANTHROPIC_AUTH_TOKEN",
+        "OPENAI_API_KEY",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "dagster_home"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

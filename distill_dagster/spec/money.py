@@ -30,7 +30,8 @@ class PriceSpec(SpecModel):
         Decimal("1.25"), description="Price of a token written to the prompt cache, in input tokens."
     )
     cache_read: Factor = Field(
-        Decimal("0.1"), description="Price of a token read from the prompt cache, in input tokens."
+        Decimal("0.1"),
+        description="Price of a token read from the prompt cache, in input tokens; for `openai` 1 unless written.",
     )
 
     @model_validator(mode="after")

@@ -39,7 +39,7 @@ VariantName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,30}$"
 
 
 class VariantSpec(SpecModel):
-    """Another prompt design, compared with the declared one before the whole set is paid for; unset keys stay as declared."""
+    """Another prompt design, to compare with the declared one before the whole set is paid for; unset keys stay."""
 
     prompt: str | None = Field(None, description="Instead of `prompts.prompt`.")
     system: str | None = Field(None, description="Instead of `prompts.system`.")
@@ -94,16 +94,16 @@ class TeacherSpec(SpecModel):
     )
     json_schema: JsonSchema | None = Field(
         None,
-        description="Structured output: a JSON Schema, inline or the name of a file beside the YAML; hosted teachers are "
-        "held to it, and every answer is validated, else it is `invalid_json`.",
+        description="Structured output: a JSON Schema, inline or the name of a file beside the YAML; hosted teachers "
+        "are held to it, and every answer is validated, else it is `invalid_json`.",
     )
     prompt_cache: bool = Field(
         True, description="anthropic: mark a long system prompt and long few-shot examples for the provider's cache."
     )
     transport: Literal["messages", "batches", "auto"] = Field(
         "messages",
-        description="anthropic: one request per prompt, provider batches at half price, or whichever fits the number of "
-        "missing answers.",
+        description="anthropic: one request per prompt, provider batches at half price, or whichever fits the number "
+        "of missing answers.",
     )
     concurrency: int = Field(32, ge=1, le=1024, description="Most requests in flight at a hosted teacher.")
     requests_per_minute: int | None = Field(

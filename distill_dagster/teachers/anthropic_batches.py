@@ -26,11 +26,11 @@ PAGE = 100
 FINAL_TYPES = ("invalid_request_error", "request_too_large")
 
 
-class UnclearCreation(Exception):
+class UnclearCreationError(Exception):
     """The batch may have been made: its answer was lost."""
 
 
-class RefusedCreation(Exception):
+class RefusedCreationError(Exception):
     """The batch was certainly not made.
 
     Attributes:
@@ -44,16 +44,22 @@ class RefusedCreation(Exception):
         self.wait_s = wait_s
 
 
-class BrokenResults(Exception):
+class BrokenResultsError(Exception):
     """The results stream ended early or held something unreadable."""
 
 
 @dataclass(frozen=True)
 class ProviderBatch:
-    """A batch as the provider shows it; times in milliseconds since the epoch."""
+    """A batch as the provider shows it; times in milliseconds since the epoch.
+
+    Attributes:
+        has_results: whether they can be read; the provider keeps them for 29 days.
+        counts: how many requests are processing, succeeded, errored, canceled, expired.
+    """
 
     id: str
     has_ended: bool
+    has_results: bool
     counts: Mapping[str, int]
     created_at: int
     ended_at: int | None
@@ -94,22 +100,22 @@ class BatchClient:
         """Sends (request key, messages) pairs as one batch, once.
 
         Raises:
-            RefusedCreation: it was not made.
-            UnclearCreation: nobody knows.
+            RefusedCreationError: it was not made.
+            UnclearCreationError: nobody knows.
         """
         bodies: list[Any] = [{"custom_id": key, "params": self._requests.body(text)} for key, text in conversations]
         try:
             made = self._client.with_options(max_retries=0).messages.batches.create(requests=bodies)
         except anthropic.APIStatusError as error:
             if error.status_code in UNCLEAR or (error.status_code >= 500 and error.status_code not in THROTTLED):
-                raise UnclearCreation(describe(error)) from None
+                raise UnclearCreationError(describe(error)) from None
             pause = failure(error).pause
             stop = stop_reason(error)
             if stop is None and error.status_code in (400, 413, 422):
                 stop = f"the API refused the batch ({describe(error)})"
-            raise RefusedCreation(describe(error), stop, pause.seconds if pause else 0.0) from None
+            raise RefusedCreationError(describe(error), stop, pause.seconds if pause else 0.0) from None
         except (anthropic.APIError, ValueError, httpx2.HTTPError) as error:
-            raise UnclearCreation(type(error).__name__) from None
+            raise UnclearCreationError(type(error).__name__) from None
         return _provider_batch(made)
 
     def retrieve(self, provider_id: str) -> ProviderBatch:
@@ -120,6 +126,11 @@ class BatchClient:
         """
         try:
             return _provider_batch(self._client.messages.batches.retrieve(provider_id))
+        except anthropic.NotFoundError:
+            raise TeacherError(
+                f"the API has no batch {provider_id} for this key; use a key of the workspace that sent it, or give it "
+                f"up with `distill batches NAME --give-up {provider_id}` (its requests are then asked again)"
+            ) from None
         except (anthropic.APIError, ValueError) as error:
             raise _unavailable(f"batch {provider_id}", error) from None
 
@@ -142,7 +153,7 @@ class BatchClient:
         """(request key, JSON line) of an ended batch, in the provider's order.
 
         Raises:
-            BrokenResults: the stream broke or a line is unreadable. A stream that is cut between two lines breaks
+            BrokenResultsError: the stream broke or a line is unreadable. A stream that is cut between two lines breaks
                 nothing: the caller has to count.
         """
         try:
@@ -151,7 +162,7 @@ class BatchClient:
                     if line.strip():
                         yield str(json.loads(line)["custom_id"]), line
         except (anthropic.APIError, httpx2.HTTPError, ValueError, KeyError, TypeError) as error:
-            raise BrokenResults(f"{type(error).__name__} while reading the results of {provider_id}") from None
+            raise BrokenResultsError(f"{type(error).__name__} while reading the results of {provider_id}") from None
 
     def cancel(self, provider_id: str) -> None:
         """Asks the provider to stop; what it has answered by then is billed and kept.
@@ -168,7 +179,7 @@ class BatchClient:
         """One line of results.
 
         Raises:
-            UnreadableAnswer: a result that succeeded holds no message.
+            UnreadableAnswerError: a result that succeeded holds no message.
         """
         row = json.loads(line)
         key, result = str(row["custom_id"]), row["result"]
@@ -185,6 +196,7 @@ def _provider_batch(batch: MessageBatch) -> ProviderBatch:
     return ProviderBatch(
         id=batch.id,
         has_ended=batch.processing_status == "ended",
+        has_results=batch.results_url is not None,
         counts={name: int(count) for name, count in batch.request_counts.to_dict().items()},  # type: ignore[call-overload]
         created_at=_ms(batch.created_at),
         ended_at=_ms(batch.ended_at) if batch.ended_at else None,

@@ -1,11 +1,12 @@
 """What Anthropic's errors mean: final for one request, a reason to wait, or a reason to stop altogether."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import anthropic
 
 from distill_dagster.teachers.conversation import Failed
+from distill_dagster.teachers.http import retry_after
 from distill_dagster.teachers.pacing import Pause
 
 # The request itself is wrong: asking again cannot mend it.
@@ -16,7 +17,7 @@ PERHAPS_BILLED = (408, 504)
 MONEY_CODES = ("spend_limit", "billing")
 # A limit that the user set in the console is a plain 400; taking it for a wrong request would make it final.
 MONEY_WORDS = ("spend limit", "usage limit", "credit balance")
-LIMITS = ("requests", "input-tokens", "output-tokens", "tokens")
+REMAINING, RESET = b"-remaining", b"-reset"
 
 
 def is_final(error: anthropic.APIStatusError) -> bool:
@@ -59,27 +60,22 @@ def describe(error: anthropic.APIStatusError) -> str:
     return f"{error.status_code} {error.type}: {error.api_message}"
 
 
-def retry_after(headers: Mapping[str, str], *, throttled: bool) -> Pause | None:
-    """The pause that a `retry-after-ms` or `retry-after` header (seconds) asks for."""
-    for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        try:
-            return Pause(max(0.0, float(headers[name]) * unit_s), throttled)
-        except (KeyError, ValueError):
-            continue
-    return None
+def exhausted(headers: Sequence[tuple[bytes, bytes]]) -> Pause | None:
+    """The pause until a rate limit with nothing remaining is reset; None while every limit has something left.
+
+    Args:
+        headers: name and value of each, as they came; one pass over them costs less than looking each limit up.
+    """
+    spent = [name.lower() for name, value in headers if value == b"0" and name.lower().endswith(REMAINING)]
+    if not spent:
+        return None
+    resets = {name.removesuffix(REMAINING) + RESET for name in spent}
+    seconds = max((_seconds_until(value.decode()) for name, value in headers if name.lower() in resets), default=0.0)
+    return Pause(seconds, throttled=False) if seconds > 0 else None
 
 
-def exhausted(headers: Mapping[str, str]) -> Pause | None:
-    """The pause until a rate limit with nothing remaining is reset; None while every limit has something left."""
-    seconds = 0.0
-    for limit in LIMITS:
-        if headers.get(f"anthropic-ratelimit-{limit}-remaining") == "0":
-            seconds = max(seconds, _seconds_until(headers.get(f"anthropic-ratelimit-{limit}-reset")))
-    return Pause(seconds, throttled=False) if seconds else None
-
-
-def _seconds_until(moment: str | None) -> float:
+def _seconds_until(moment: str) -> float:
     try:
-        return (datetime.fromisoformat(moment or "") - datetime.now(UTC)).total_seconds()
+        return (datetime.fromisoformat(moment) - datetime.now(UTC)).total_seconds()
     except (ValueError, TypeError):
         return 0.0

@@ -7,11 +7,12 @@ import anthropic
 
 from distill_dagster.spec.teacher import TeacherSpec
 from distill_dagster.teachers.anthropic_errors import describe, exhausted, failure, is_final
-from distill_dagster.teachers.anthropic_requests import Requests, UnreadableAnswer, final_error, read_message
+from distill_dagster.teachers.anthropic_requests import Requests, UnreadableAnswerError, final_error, read_message
 from distill_dagster.teachers.conversation import Answered, Failed
+from distill_dagster.teachers.http import unconnected
 from distill_dagster.teachers.prices import Price
 
-TIMEOUT_S = 600.0
+TIMEOUT = anthropic.Timeout(600.0, connect=30.0)
 
 
 def connect(spec: TeacherSpec) -> anthropic.AsyncAnthropic:
@@ -19,10 +20,8 @@ def connect(spec: TeacherSpec) -> anthropic.AsyncAnthropic:
     return anthropic.AsyncAnthropic(
         base_url=spec.base_url,
         max_retries=0,
-        timeout=TIMEOUT_S,
-        http_client=anthropic.DefaultAioHttpClient(
-            limits=anthropic.DEFAULT_CONNECTION_LIMITS, timeout=TIMEOUT_S, follow_redirects=True
-        ),
+        timeout=TIMEOUT,
+        http_client=anthropic.DefaultAioHttpClient(timeout=TIMEOUT, follow_redirects=True),
         open_telemetry=False,
     )
 
@@ -52,10 +51,10 @@ class MessagesClient:
                 return Answered(final_error(request_key, describe(error)))
             return failure(error)
         except anthropic.APIConnectionError as error:
-            return Failed(type(error).__name__, perhaps_billed=True)
-        pause = exhausted(raw.headers)
+            return unconnected(error, str(self._client.base_url))
+        pause = exhausted(raw.headers.raw)
         try:
             answer = read_message(request_key, json.loads(await raw.read()), self._price, batched=False)
-        except (ValueError, UnreadableAnswer):
+        except (ValueError, UnreadableAnswerError):
             return Failed("unreadable answer", perhaps_billed=True, pause=pause)
         return Answered(answer, pause)

@@ -24,7 +24,7 @@ CACHED_FROM_BYTES = 4_096
 EPHEMERAL = {"type": "ephemeral"}
 
 
-class UnreadableAnswer(Exception):
+class UnreadableAnswerError(Exception):
     """A body that is no message: it was perhaps billed all the same."""
 
 
@@ -67,7 +67,7 @@ class Requests:
         return body
 
     def _mark(self, body: dict[str, Any]) -> None:
-        """Marks the end of what all requests share: the few-shot examples, else the system prompt; one mark is enough."""
+        """Marks the end of what all requests share: the few-shot examples, else the system prompt."""
         system, turns = str(body.get("system", "")), body["messages"]
         shared = turns[: self.shared_turns]
         if len(system) + sum(len(turn["content"]) for turn in shared) < CACHED_FROM_BYTES:
@@ -88,7 +88,7 @@ def read_message(key: str, message: Any, price: Price, *, batched: bool) -> Resp
         batched: whether it came through a batch.
 
     Raises:
-        UnreadableAnswer: it is no Message.
+        UnreadableAnswerError: it is no Message.
     """
     try:
         content, counted = message["content"], message["usage"]
@@ -101,7 +101,7 @@ def read_message(key: str, message: Any, price: Price, *, batched: bool) -> Resp
         details = message.get("stop_details")
         response_id = message["id"]
     except (KeyError, TypeError, AttributeError) as error:
-        raise UnreadableAnswer(f"no message: {type(error).__name__}") from None
+        raise UnreadableAnswerError(f"no message: {type(error).__name__}") from None
     cost = price.microusd(
         input_tokens, output_tokens, cache_write_tokens=written, cache_read_tokens=read, batched=batched
     )

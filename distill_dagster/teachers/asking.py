@@ -62,6 +62,8 @@ class Asking:
         self._claim_size = claim_size
         self._announce = announce
         self._leases = Leases(store.engine)
+        self._reserved: dict[str, int] = {}
+        self._done: list[str] = []
         self._answered = 0
         self._cost_microusd = 0
         self._total = 0
@@ -106,6 +108,8 @@ class Asking:
                 time.sleep(POLL_S)  # another process is asking these
 
     def _give_back(self, unanswered: Unanswered) -> None:
+        for key in (*unanswered.unbilled, *unanswered.perhaps_billed):
+            self._reserved.pop(key, None)
         with self._store.writing() as connection:
             self._budget.cancel_in(connection, unanswered.unbilled)
             self._leases.release_in(connection, [*unanswered.unbilled, *unanswered.perhaps_billed])
@@ -130,7 +134,9 @@ class Asking:
     def _claim(self, chunk: pl.DataFrame) -> pl.DataFrame:
         keys: list[str] = chunk["request_key"].to_list()
         bounds = dict(zip(keys, self._teacher.most_microusd(chunk).to_list(), strict=True))
+        done, self._done = self._done, []
         with self._store.writing() as connection:
+            self._leases.release_in(connection, done)
             held = self._leases.acquire_in(connection, keys)
             # what another process answered or sent off between our look and our claim
             costs = {key: bounds[key] for key in self._store.open_in(connection, [key for key in keys if key in held])}
@@ -138,10 +144,13 @@ class Asking:
             if len(granted) < len(costs):
                 self._out_of_budget = budget_message(self._budget, self._budget.spent_in(connection))
             self._leases.release_in(connection, held.difference(granted))
+        self._reserved.update((key, costs[key]) for key in granted)
         return chunk if len(granted) == len(chunk) else chunk.filter(pl.col("request_key").is_in(granted))
 
     def deliver(self, answers: Sequence[Response]) -> None:
-        """Stores answers, settles what they cost and ends their claims, in one transaction."""
+        """Stores answers and settles what they cost, in one transaction; claims on them end with the next claim."""
+        actual = {a.request_key: a.usage.cost_microusd for a in answers}
+        reserved = {key: self._reserved.pop(key) for key in actual}
         with self._store.writing() as connection:
             self._store.add_in(
                 connection,
@@ -150,10 +159,10 @@ class Asking:
                 transport=self._teacher.transport,
                 client_version=self._teacher.version,
             )
-            self._budget.settle_in(connection, {a.request_key: a.usage.cost_microusd for a in answers})
-            self._leases.release_in(connection, [a.request_key for a in answers])
+            self._budget.settle_in(connection, actual, reserved)
+        self._done += actual
         self._answered += len(answers)
-        self._cost_microusd += sum(a.usage.cost_microusd for a in answers)
+        self._cost_microusd += sum(actual.values())
         if not self._announce:
             return
         metrics = {"cost_usd": self._cost_microusd / MICRO} if self._cost_microusd else {}

@@ -9,8 +9,8 @@ from sqlalchemy import Connection
 
 from distill_dagster.errors import TeacherError
 from distill_dagster.teachers.anthropic import AnthropicTeacher
-from distill_dagster.teachers.anthropic_batches import BatchClient, BrokenResults
-from distill_dagster.teachers.anthropic_requests import UnreadableAnswer
+from distill_dagster.teachers.anthropic_batches import BatchClient, BrokenResultsError
+from distill_dagster.teachers.anthropic_requests import UnreadableAnswerError
 from distill_dagster.teachers.budget import Budget
 from distill_dagster.teachers.ledger import Batch, Ledger
 from distill_dagster.teachers.store import ResponseStore
@@ -39,97 +39,86 @@ class Ingested:
         return f"batch {provider_id}: {self.answered:,} answers stored{again}"
 
 
-def ingest(
-    client: BatchClient,
-    store: ResponseStore,
-    ledger: Ledger,
-    account: Budget,
-    teacher: AnthropicTeacher,
-    batch: Batch,
-    folder: Path,
-) -> Ingested | None:
-    """Stores an ended batch's answers, once.
+class Intake:
+    """Stores the answers of one teacher's ended batches."""
 
-    Returns:
-        What it brought; None where the batch was adopted and its results show that it is another's.
+    def __init__(self, client: BatchClient, store: ResponseStore, ledger: Ledger, teacher: AnthropicTeacher) -> None:
+        self._client = client
+        self._store = store
+        self._ledger = ledger
+        self._teacher = teacher
 
-    Raises:
-        TeacherError: the results cannot be read completely.
-    """
-    expected = ledger.keys(batch)
-    path = folder / "results.jsonl"
-    for reading in range(READINGS):
-        try:
-            seen = _download(client, batch, path)
-        except BrokenResults as error:
-            problem = str(error)
-            continue
-        if batch.adopted and seen and expected.isdisjoint(seen):
-            return None
-        if seen == expected and len(seen) == sum(batch.counts.values()):
-            return _store(client, store, ledger, account, teacher, batch, path)
-        problem = f"{len(seen)} of {len(expected)} results came through"
-    raise TeacherError(
-        f"batch {batch.provider_id}: {problem}, in {reading + 1} readings; nothing of it was stored, run again to read it anew"
-    )
+    def take(self, batch: Batch, account: Budget, folder: Path) -> Ingested | None:
+        """Stores an ended batch's answers, once.
 
+        Args:
+            account: where its cost was reserved.
+            folder: an empty one for the results on their way.
 
-def _download(client: BatchClient, batch: Batch, path: Path) -> set[str]:
-    """Writes the results to a file; returns their request keys."""
-    assert batch.provider_id is not None
-    seen: set[str] = set()
-    with path.open("w", encoding="utf-8") as file:
-        for key, line in client.results(batch.provider_id):
-            if key in seen:
-                raise BrokenResults(f"{key} comes twice in the results of {batch.provider_id}")
-            seen.add(key)
-            file.write(line.rstrip("\n") + "\n")
-    return seen
+        Returns:
+            What it brought; None where the batch was adopted and its results show that it is another's.
 
+        Raises:
+            TeacherError: the results cannot be read completely.
+        """
+        expected = self._ledger.keys(batch)
+        path = folder / "results.jsonl"
+        problem = ""
+        for _ in range(READINGS):
+            try:
+                seen = self._download(batch, path)
+            except BrokenResultsError as error:
+                problem = str(error)
+                continue
+            if batch.adopted and seen and expected.isdisjoint(seen):
+                return None
+            if seen == expected and len(seen) == sum(batch.counts.values()):
+                return self._store_all(batch, account, path)
+            problem = f"{len(seen)} of {len(expected)} results came through"
+        raise TeacherError(
+            f"batch {batch.provider_id}: {problem}, in {READINGS} readings; nothing of it was stored, "
+            "run again to read it anew"
+        )
 
-def _store(
-    client: BatchClient,
-    store: ResponseStore,
-    ledger: Ledger,
-    account: Budget,
-    teacher: AnthropicTeacher,
-    batch: Batch,
-    path: Path,
-) -> Ingested:
-    with store.writing() as connection:
-        if not ledger.ingest_in(connection, batch):
-            return Ingested()  # another process was faster
-        return _store_in(connection, client, store, account, teacher, path)
+    def _download(self, batch: Batch, path: Path) -> set[str]:
+        """Writes the results to a file; returns their request keys."""
+        assert batch.provider_id is not None
+        seen: set[str] = set()
+        with path.open("w", encoding="utf-8") as file:
+            for key, line in self._client.results(batch.provider_id):
+                if key in seen:
+                    raise BrokenResultsError(f"{key} comes twice in the results of {batch.provider_id}")
+                seen.add(key)
+                file.write(line.rstrip("\n") + "\n")
+        return seen
 
+    def _store_all(self, batch: Batch, account: Budget, path: Path) -> Ingested:
+        taken = Ingested()
+        with self._store.writing() as connection:
+            if self._ledger.ingest_in(connection, batch):  # else another process was faster
+                for lines in _groups(path):
+                    self._store_group(connection, lines, account, taken)
+        return taken
 
-def _store_in(
-    connection: Connection,
-    client: BatchClient,
-    store: ResponseStore,
-    account: Budget,
-    teacher: AnthropicTeacher,
-    path: Path,
-) -> Ingested:
-    taken = Ingested()
-    for lines in _groups(path):
+    def _store_group(self, connection: Connection, lines: list[str], account: Budget, taken: Ingested) -> None:
         answers, unbilled = [], []
         for line in lines:
             try:
-                result = client.read(line)
-            except UnreadableAnswer:
+                result = self._client.read(line)
+            except UnreadableAnswerError:
                 taken.open_again += 1  # billed, so its reservation stays as spent
                 continue
             if result.response is None:
                 unbilled.append(result.request_key)
             else:
                 answers.append(result.response)
-        store.add_in(connection, answers, teacher.identity, transport=TRANSPORT, client_version=teacher.version)
+        teacher = self._teacher
+        self._store.add_in(connection, answers, teacher.identity, transport=TRANSPORT, client_version=teacher.version)
         account.settle_in(connection, {a.request_key: a.usage.cost_microusd for a in answers})
         account.cancel_in(connection, unbilled)
         taken.answered += len(answers)
         taken.open_again += len(unbilled)
         taken.cost_microusd += sum(a.usage.cost_microusd for a in answers)
-    return taken
 
 
 def _groups(path: Path) -> Iterator[list[str]]:

@@ -17,9 +17,14 @@ import polars as pl
 from distill_dagster.errors import BudgetError, TeacherError
 from distill_dagster.progress import Progress, report, tell
 from distill_dagster.teachers.anthropic import AnthropicTeacher
-from distill_dagster.teachers.anthropic_batches import BatchClient, ProviderBatch, RefusedCreation, UnclearCreation
+from distill_dagster.teachers.anthropic_batches import (
+    BatchClient,
+    ProviderBatch,
+    RefusedCreationError,
+    UnclearCreationError,
+)
 from distill_dagster.teachers.asking import Asked, Asking, budget_message
-from distill_dagster.teachers.batch_results import ingest
+from distill_dagster.teachers.batch_results import Intake
 from distill_dagster.teachers.budget import MICRO, Budget
 from distill_dagster.teachers.leases import Leases
 from distill_dagster.teachers.ledger import Batch, BatchState, Ledger, now_ms
@@ -109,8 +114,8 @@ class Batching:
             fruitless = 0 if self._answered > before else fruitless + 1
             if fruitless == FRUITLESS_ROUNDS:
                 raise TeacherError(
-                    f"{left.missing + left.in_batches} requests came back from {FRUITLESS_ROUNDS} rounds of batches without "
-                    "an answer (expired, cancelled or failed at the provider); run again later"
+                    f"{left.missing + left.in_batches} requests came back from {FRUITLESS_ROUNDS} rounds of batches "
+                    "without an answer (expired, cancelled or failed at the provider); run again later"
                 )
 
     def _wait_for_batches(self, client: BatchClient) -> None:
@@ -164,12 +169,17 @@ class Batching:
         seen: ProviderBatch = client.retrieve(batch.provider_id)
         if not seen.has_ended:
             return
+        if not seen.has_results:
+            self._ledger.give_up(batch)
+            tell(f"the results of batch {seen.id} are no longer kept by the provider; its requests will be asked again")
+            return
         self._ledger.ended(batch, seen.ended_at or now_ms(), seen.counts)
         ended = next((b for b in self._ledger.find(identity=self._identity) if b.id == batch.id), None)
         if ended is None:
             return  # another process was faster
         with tempfile.TemporaryDirectory(prefix=".batch-", dir=self._home) as folder:
-            taken = ingest(client, self._store, self._ledger, self._owner(batch), self._teacher, ended, Path(folder))
+            intake = Intake(client, self._store, self._ledger, self._teacher)
+            taken = intake.take(ended, self._owner(batch), Path(folder))
         if taken is None:
             self._ledger.disowned(ended)
             return
@@ -259,14 +269,15 @@ class Batching:
         self._ledger.sending(batch)
         try:
             made = client.create(rows.iter_rows())
-        except RefusedCreation as error:
+        except RefusedCreationError as error:
             self._ledger.abandon(batch, self._owner(batch))
             if error.stop:
                 raise TeacherError(error.stop) from None
             return max(error.wait_s, FIRST_POLL_S)
-        except UnclearCreation as error:
+        except UnclearCreationError as error:
             tell(
-                f"the answer to the creation of a batch was lost ({error}); looking for it before anything is sent again"
+                f"the answer to the creation of a batch was lost ({error}); "
+                "looking for it before anything is sent again"
             )
             return self._settle(client, batch)
         self._ledger.created(batch, made.id, made.created_at)

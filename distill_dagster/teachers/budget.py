@@ -94,15 +94,24 @@ class Budget:
         cost = self._open(connection, [key]).get(key)
         return cost is None or bool(self.reserve_in(connection, {key: cost}))
 
-    def settle_in(self, connection: Connection, actual: Mapping[str, int]) -> None:
-        """Replaces reservations by what the answers did cost."""
-        reserved = self._open(connection, list(actual))
-        if not reserved:
-            return
-        self._commit(connection, sum(actual[key] - open_ for key, open_ in reserved.items()))
-        connection.execute(
-            _SETTLE, [{"account": self.distillation, "key": key, "cost": actual[key]} for key in reserved]
-        )
+    def settle_in(
+        self, connection: Connection, actual: Mapping[str, int], reserved: Mapping[str, int] | None = None
+    ) -> None:
+        """Replaces reservations by what the answers did cost.
+
+        Args:
+            actual: micro-dollars by request key.
+            reserved: what is reserved for them, where the caller knows; else it is looked up.
+        """
+        reserved = self._open(connection, list(actual)) if reserved is None else reserved
+        settled = [
+            {"account": self.distillation, "key": key, "cost": cost}
+            for key, cost in actual.items()
+            if reserved.get(key)
+        ]
+        if settled:
+            self._commit(connection, sum(actual[key] - open_ for key, open_ in reserved.items() if key in actual))
+            connection.execute(_SETTLE, settled)
 
     def cancel_in(self, connection: Connection, keys: Sequence[str]) -> None:
         """Drops reservations of requests that were not billed."""

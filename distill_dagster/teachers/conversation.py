@@ -1,4 +1,4 @@
-"""One conversation with a hosted teacher: requests streamed in, answers durable before they count, failures told apart."""
+"""A conversation with a hosted teacher: requests stream in, answers count once durable, failures are told apart."""
 
 import asyncio
 import random
@@ -17,6 +17,8 @@ from distill_dagster.teachers.protocol import REQUEST_COLUMNS, Desk, Response, U
 ATTEMPTS = 12
 FIRST_BACKOFF_S = 0.25
 LONGEST_BACKOFF_S = 30.0
+# Answers that come within this time of each other become durable together: a commit costs more than an answer.
+GATHER_S = 0.02
 BYTES_PER_TOKEN = 4
 
 
@@ -68,11 +70,21 @@ def converse(connect: Connect, spec: TeacherSpec, batches: Iterator[pl.DataFrame
         async with connect() as client:
             return await Conversation(client, pace, spec.concurrency, batches, desk).run()
 
-    return asyncio.run(run())
+    with asyncio.Runner(loop_factory=_fast_loop()) as runner:
+        return runner.run(run())
+
+
+def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where there is one (not on Windows); None for asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 class Conversation:
-    """One call of `Teacher.answer`: a feeder, workers that each hold one request, and a writer that commits in groups."""
+    """One call of `Teacher.answer`: a feeder, workers that hold one request each, a writer that commits in groups."""
 
     def __init__(
         self, client: ChatClient, pace: Pace, concurrency: int, batches: Iterator[pl.DataFrame], desk: Desk
@@ -168,6 +180,7 @@ class Conversation:
         """Commits whatever has been answered, all of it in one transaction, and only then frees the workers."""
         while True:
             group = [await self._answered.get()]
+            await asyncio.sleep(GATHER_S)
             while not self._answered.empty():
                 group.append(self._answered.get_nowait())
             try:
@@ -191,7 +204,7 @@ class Conversation:
 
 
 def _backoff_s(attempt: int, pause: Pause | None) -> float:
-    """Exponential, with jitter so that refused requests do not come back together; the pace keeps the provider's word."""
-    if pause is not None:
+    """Exponential, with jitter so that requests do not come back together; the pace keeps the provider's word."""
+    if pause is not None and pause.seconds:
         return 0.0
     return min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2.0**attempt) * random.uniform(0.5, 1.0)

@@ -98,7 +98,7 @@ class Leases:
             self.renew()
 
     def _taken(self, connection: Connection, names: Sequence[str]) -> set[str]:
-        """Which names are claimed, by this owner or another, once expired claims and those of dead processes are gone."""
+        """Which names are claimed by anyone, once expired claims and those of dead processes are gone."""
         claims = select(leases.c.name, leases.c.owner, leases.c.expires_at).where(leases.c.name.in_(names))
         now = _now_ms()
         taken, gone = set(), []

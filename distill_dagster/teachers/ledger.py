@@ -1,7 +1,7 @@
 """The batch ledger: every provider batch as a state machine in the response store's database.
 
 `intended` (written before anything is sent) → `created` (the provider's id is known) → `ended` → `ingested`; or
-`intended` → `abandoned`, once it is certain that the provider never made it. A request stands in one open batch at most.
+`intended` → `abandoned`, once it is certain that the provider never made it. A request stands in one open batch only.
 """
 
 import json
@@ -159,6 +159,12 @@ class Ledger:
             if self._moved(connection, batch, BatchState.INTENDED, {"state": BatchState.ABANDONED.value}):
                 keys = select(batch_requests.c.request_key).where(batch_requests.c.batch == batch.id)
                 budget.cancel_in(connection, list(connection.execute(keys).scalars()))
+                self._free(connection, batch)
+
+    def give_up(self, batch: Batch) -> None:
+        """Its results will never be had: its requests are free again, and count as paid, since they perhaps were."""
+        with writing(self._engine) as connection:
+            if self._moved(connection, batch, batch.state, {"state": BatchState.ABANDONED.value}):
                 self._free(connection, batch)
 
     def ingest_in(self, connection: Connection, batch: Batch) -> bool:

@@ -2,12 +2,12 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
-import aiohttp
 import openai
 
 from distill_dagster.teachers.conversation import Failed
+from distill_dagster.teachers.http import retry_after
 from distill_dagster.teachers.openai_requests import KEY_VARIABLE
 from distill_dagster.teachers.pacing import Pause
 
@@ -69,25 +69,6 @@ def describe(error: openai.APIStatusError) -> str:
     return f"{error.status_code} {' '.join(text.split())[:MOST_SAID_CHARS]}"
 
 
-def unconnected(error: openai.APIConnectionError, base_url: str) -> Failed:
-    """A connection that failed, broke or timed out. Only where none was ever made can nothing have been billed."""
-    causes = list(_causes(error))
-    if any(isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError) for cause in causes):
-        return Failed(f"no connection to {base_url}")
-    timed_out = any(isinstance(cause, TimeoutError) for cause in causes)
-    return Failed("no answer in time" if timed_out else "connection lost", perhaps_billed=True)
-
-
-def retry_after(headers: Mapping[str, str], *, throttled: bool) -> Pause | None:
-    """The pause that a `retry-after-ms` or `retry-after` header (seconds) asks for."""
-    for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        try:
-            return Pause(max(0.0, float(headers[name]) * unit_s), throttled)
-        except (KeyError, ValueError):
-            continue
-    return None
-
-
 def exhausted(headers: Mapping[str, str]) -> Pause | None:
     """The pause until a rate limit with nothing remaining is reset; None while every limit has something left."""
     seconds = _reset_s(headers)
@@ -107,10 +88,3 @@ def _reset_s(headers: Mapping[str, str]) -> float:
     """Seconds until all limits with nothing remaining are reset."""
     empty = [limit for limit in LIMITS if headers.get(f"x-ratelimit-remaining-{limit}") == "0"]
     return max((duration_s(headers.get(f"x-ratelimit-reset-{limit}")) for limit in empty), default=0.0)
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    cause = error.__cause__
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__ or cause.__context__

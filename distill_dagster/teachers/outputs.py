@@ -165,7 +165,7 @@ def ask_one(distillation: Distillation, messages: str) -> str:
     return str(answers_to(make_teacher(distillation, no_launch), prompt, purse)["completion"][0])
 
 
-class _Incomplete(Exception):
+class _IncompleteError(Exception):
     """A partition has prompts without an answer."""
 
 
@@ -186,7 +186,7 @@ class _Building:
         for partition in partitions:
             try:
                 self._build.partitions[partition] = self._write(partition)
-            except _Incomplete:
+            except _IncompleteError:
                 travelling = self._in_batches(partition)
                 if problem is None and travelling:
                     self._build.waiting[partition] = travelling
@@ -216,10 +216,10 @@ class _Building:
     def _assessed(self, partition: str) -> Iterator[pl.DataFrame]:
         for rows in self._rows(partition):
             if rows["status"].null_count():
-                raise _Incomplete
+                raise _IncompleteError
             judged = verdicts(rows, self._assessor, self._judge.identity, self._store) if self._judge else None
             if judged is not None and judged["status"].null_count():
-                raise _Incomplete
+                raise _IncompleteError
             yield self._assessor.assess(rows, judged)
 
     def _in_batches(self, partition: str) -> int:

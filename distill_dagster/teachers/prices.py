@@ -96,7 +96,7 @@ def price_of(teacher: TeacherSpec, project_root: Path) -> Price:
         TeacherError: none of them knows the model, or the project's file is wrong.
     """
     if teacher.prices is not None:
-        return _price(teacher.prices)
+        return _price(teacher.prices, teacher.provider)
     path = project_root / PROJECT_TABLE
     own = _own_table(path) if path.is_file() else {}
     table = _shipped_table()
@@ -108,7 +108,7 @@ def price_of(teacher: TeacherSpec, project_root: Path) -> Price:
             "`teacher.prices: {input: …, output: …}` in dollars per million tokens (both 0 for a server of your own), "
             f"or put the model into {PROJECT_TABLE} (known: {', '.join(known) or 'none'})"
         )
-    return _price(_checked(found, f"{teacher.provider}.{teacher.model}"))
+    return _price(_checked(found, f"{teacher.provider}.{teacher.model}"), teacher.provider)
 
 
 def table_date() -> str:
@@ -116,14 +116,17 @@ def table_date() -> str:
     return str(_shipped_table()["as_of"])
 
 
-def _price(spec: PriceSpec) -> Price:
+def _price(spec: PriceSpec, provider: str) -> Price:
     if spec.bands is None:
         assert spec.input is not None
         assert spec.output is not None
         bands: tuple[Band, ...] = (Band(0, spec.input, spec.output),)
     else:
         bands = tuple(Band(band.above_input_tokens, band.input, band.output) for band in spec.bands)
-    return Price(bands, spec.batch, spec.cache_write, spec.cache_read)
+    cache_read = spec.cache_read
+    if provider == "openai" and "cache_read" not in spec.model_fields_set:
+        cache_read = Decimal(1)  # servers cache without being asked, and few of them charge less for it
+    return Price(bands, spec.batch, spec.cache_write, cache_read)
 
 
 def _checked(entry: Any, where: str) -> PriceSpec:

@@ -1,8 +1,10 @@
 """Which requests of a file the local teacher still has to answer, as token ids, in the order and batches it takes."""
 
 import json
-from collections.abc import Callable, Collection, Iterator
+from array import array
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
 
 import polars as pl
@@ -11,7 +13,6 @@ import pyarrow.parquet as pq
 Encode = Callable[[list[dict[str, str]]], list[int]]
 """Token ids of a conversation up to where the answer begins."""
 
-QUEUE_SCHEMA = {"request_key": pl.String(), "input_ids": pl.List(pl.Int32())}
 _ENCODE_ROWS = 1024
 
 
@@ -21,13 +22,23 @@ class OpenRequests:
 
     Attributes:
         path: Parquet with request_key and messages.
-        mask: per row of the file, whether it is to be answered: the first row of each key without an answer.
+        keys: request_key of every row of the file.
+        mask: per row, whether it is to be answered: the first of each key without an answer.
         total: distinct requests in the file.
     """
 
     path: Path
+    keys: pl.Series
     mask: pl.Series
     total: int
+
+    @classmethod
+    def of(cls, path: Path, answered: Collection[str]) -> "OpenRequests":
+        """Compares the keys of a requests file, alone read here, with those of the answers so far."""
+        keys = pl.read_parquet(path, columns=["request_key"])["request_key"]
+        first = keys.is_first_distinct()
+        known = keys.is_in(pl.Series(list(answered), dtype=pl.String).implode())
+        return cls(path, keys, first & ~known, int(first.sum()))
 
     @property
     def count(self) -> int:
@@ -39,41 +50,74 @@ class OpenRequests:
         """Requests that were answered before."""
         return self.total - self.count
 
+    def messages(self) -> Iterator[str]:
+        """The messages to be answered (JSON), in the file's order; a slice of the file is in memory at a time."""
+        position = 0
+        for batch in pq.ParquetFile(self.path).iter_batches(_ENCODE_ROWS, columns=["messages"]):
+            texts = batch.column("messages").to_pylist()
+            wanted = self.mask.slice(position, len(texts))
+            position += len(texts)
+            yield from (text for text, is_open in zip(texts, wanted, strict=True) if is_open)
 
-def open_requests(path: Path, answered: Collection[str]) -> OpenRequests:
-    """Compares the keys of a requests file, alone read here, with those of the answers so far."""
-    keys = pl.read_parquet(path, columns=["request_key"])["request_key"]
-    first = keys.is_first_distinct()
-    known = keys.is_in(pl.Series(list(answered), dtype=pl.String).implode())
-    return OpenRequests(path, first & ~known, int(first.sum()))
+
+@dataclass(frozen=True)
+class Batch:
+    """Requests that are answered together."""
+
+    request_keys: list[str]
+    prompts: list[list[int]]
 
 
-def encode_requests(requests: OpenRequests, encode: Encode) -> pl.DataFrame:
-    """The open requests as token ids (QUEUE columns), longest prompt first, then by request key.
+@dataclass(frozen=True)
+class Queue:
+    """Tokenised prompts in the order in which they are answered: longest first, then by request key.
 
-    The file is read a slice at a time, so that of all messages only a slice is ever in memory, and of all prompts only
-    their token ids (4 bytes each).
+    Attributes:
+        rows: request_key, length (tokens of the prompt) and start (where it begins in `tokens`), in the queue's order.
+        tokens: all prompts one after another, 4 bytes a token: as Python lists they would take ten times that.
     """
-    parts = [pl.DataFrame(schema=QUEUE_SCHEMA)]
-    position = 0
-    for batch in pq.ParquetFile(requests.path).iter_batches(_ENCODE_ROWS, columns=["request_key", "messages"]):
-        part = pl.DataFrame(batch).filter(requests.mask.slice(position, batch.num_rows))
-        position += batch.num_rows
-        ids = [encode(json.loads(text)) for text in part["messages"]]
-        parts.append(pl.DataFrame({"request_key": part["request_key"], "input_ids": ids}, schema=QUEUE_SCHEMA))
-    queue = pl.concat(parts, rechunk=False)
-    return queue.sort(pl.col("input_ids").list.len(), "request_key", descending=[True, False])
+
+    rows: pl.DataFrame
+    tokens: "array[int]"
+
+    @property
+    def lengths(self) -> pl.Series:
+        """Tokens of each prompt."""
+        return self.rows["length"]
+
+    def batches(self, sizes: Iterable[int]) -> Iterator[Batch]:
+        """The queue in batches of so many rows each."""
+        position = 0
+        for size in sizes:
+            rows = self.rows.slice(position, size)
+            position += size
+            spans = rows.select("start", "length").iter_rows()
+            yield Batch(
+                rows["request_key"].to_list(), [self.tokens[start : start + length].tolist() for start, length in spans]
+            )
 
 
-def cut_batches(
-    queue: pl.DataFrame, *, batch_size: int, batch_tokens: int | None, max_tokens: int
-) -> Iterator[pl.DataFrame]:
-    """Cuts a queue, longest prompt first, into batches; see `batch_sizes`."""
-    lengths = queue["input_ids"].list.len()
-    start = 0
-    for rows in batch_sizes(lengths, batch_size=batch_size, batch_tokens=batch_tokens, max_tokens=max_tokens):
-        yield queue.slice(start, rows)
-        start += rows
+def encode_requests(requests: OpenRequests, encode: Encode) -> Queue:
+    """The open requests as a queue; of all messages only a slice is ever in memory."""
+    tokens, lengths = array("i"), array("i")
+    for text in requests.messages():
+        prompt = encode(json.loads(text))
+        tokens.extend(prompt)
+        lengths.append(len(prompt))
+    length = pl.Series("length", lengths, dtype=pl.Int32)
+    rows = pl.DataFrame(
+        {
+            "request_key": requests.keys.filter(requests.mask),
+            "length": length,
+            "start": length.cast(pl.Int64).cum_sum() - length,
+        }
+    )
+    return Queue(rows.sort("length", "request_key", descending=[True, False]), tokens)
+
+
+def chunk_sizes(total: int, size: int) -> Iterator[int]:
+    """Rows of each batch where every batch but the last has `size`."""
+    return chain(repeat(size, total // size), [total % size] if total % size else [])
 
 
 def batch_sizes(lengths: pl.Series, *, batch_size: int, batch_tokens: int | None, max_tokens: int) -> Iterator[int]:

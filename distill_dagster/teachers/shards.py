@@ -12,7 +12,7 @@ from distill_dagster.jobs import GenerateJob
 from distill_dagster.progress_file import ProgressWriter
 from distill_dagster.storage import write_file
 from distill_dagster.teachers.generation import Answer
-from distill_dagster.teachers.request_queue import OpenRequests, open_requests
+from distill_dagster.teachers.request_queue import Batch, OpenRequests, Queue
 from distill_dagster.teachers.time_left import Work, seconds_left
 
 STAGE = "teacher"
@@ -39,13 +39,13 @@ class Engine:
     """A model ready to answer.
 
     Attributes:
-        queue: all open requests (QUEUE columns).
-        batches: the queue in batches.
+        queue: all open requests.
+        sizes: rows of each batch the queue is cut into.
         answer: answers tokenised prompts, a batch of them.
     """
 
-    queue: pl.DataFrame
-    batches: Iterable[pl.DataFrame]
+    queue: Queue
+    sizes: Iterable[int]
     answer: Callable[[list[list[int]]], Answered]
 
 
@@ -83,14 +83,14 @@ def run_requests(job: GenerateJob, progress: ProgressWriter, start: Start) -> di
     Returns:
         Counts and measurements for result.json.
     """
-    requests = open_requests(job.requests, answered_keys(job.out))
+    requests = OpenRequests.of(job.requests, answered_keys(job.out))
     progress.report(STAGE, requests.answered, requests.total, "answers")
     if not requests.count:
         return _result(requests, Work(0, 0), output_tokens=0)
     engine = start(job, requests)
-    prompt_tokens = int(engine.queue["input_ids"].list.len().sum())
+    prompt_tokens = int(engine.queue.lengths.sum())
     done, output_tokens = Work(0, 0), 0
-    for batch in engine.batches:
+    for batch in engine.queue.batches(engine.sizes):
         answered, work = _answer_batch(engine, batch, job.out)
         done += work
         output_tokens += answered
@@ -101,18 +101,18 @@ def run_requests(job: GenerateJob, progress: ProgressWriter, start: Start) -> di
             requests.total,
             "answers",
             tokens_per_second=round(output_tokens / done.seconds, 1),
-            seconds_left=round(left, 1),
+            seconds_left=round(left, 3),
         )
     return _result(requests, done, output_tokens=output_tokens)
 
 
-def _answer_batch(engine: Engine, batch: pl.DataFrame, out: Path) -> tuple[int, Work]:
+def _answer_batch(engine: Engine, batch: Batch, out: Path) -> tuple[int, Work]:
     """Writes the answers of one batch; returns how many tokens they have and what they took."""
     began = monotonic()
-    found = engine.answer(batch["input_ids"].to_list())
-    write_shard(out, batch["request_key"].to_list(), found.answers)
+    found = engine.answer(batch.prompts)
+    write_shard(out, batch.request_keys, found.answers)
     prompt_tokens = sum(answer.input_tokens for answer in found.answers)
-    work = Work(batch.height, prompt_tokens, found.reading_s, monotonic() - began - found.reading_s)
+    work = Work(len(batch.prompts), prompt_tokens, found.reading_s, monotonic() - began - found.reading_s)
     return sum(len(answer.token_ids) for answer in found.answers), work
 
 

@@ -123,8 +123,8 @@ def _row(answer: Response) -> dict[str, Any]:
         "request_key": answer.request_key,
         "status": answer.status.value,
         "stop_reason": answer.stop_reason,
-        "text": answer.text,
-        "thinking": answer.thinking,
+        "text": _storable(answer.text),
+        "thinking": _storable(answer.thinking),
         "content": answer.content,
         "token_ids": None if answer.token_ids is None else np.asarray(answer.token_ids, dtype="<i4").tobytes(),
         "input_tokens": answer.usage.input_tokens,
@@ -132,9 +132,14 @@ def _row(answer: Response) -> dict[str, Any]:
         "cost_microusd": answer.usage.cost_microusd,
         "cache_write_tokens": answer.usage.cache_write_tokens or None,
         "cache_read_tokens": answer.usage.cache_read_tokens or None,
-        "detail": answer.detail,
+        "detail": _storable(answer.detail),
         "response_id": answer.response_id,
     }
+
+
+def _storable(text: str | None) -> str | None:
+    """A text without NUL, which PostgreSQL cannot hold; the same on every database, so that versions are."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}") if text else text
 
 
 def _frame(connection: Connection, keys: list[str]) -> pl.DataFrame:

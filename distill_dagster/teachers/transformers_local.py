@@ -10,7 +10,7 @@ from distill_dagster.jobs import GenerateJob
 from distill_dagster.progress_file import ProgressWriter
 from distill_dagster.teachers.chat_model import ChatModel, load_chat_model
 from distill_dagster.teachers.generation import generate
-from distill_dagster.teachers.request_queue import OpenRequests, cut_batches, encode_requests
+from distill_dagster.teachers.request_queue import OpenRequests, batch_sizes, encode_requests
 from distill_dagster.teachers.shards import Answered, Engine, run_requests
 
 
@@ -32,8 +32,10 @@ def run_generate(job: GenerateJob, progress: ProgressWriter) -> dict[str, Any]:
 def _start(job: GenerateJob, requests: OpenRequests) -> Engine:
     chat = load_chat_model(job.model, job.dtype)
     queue = encode_requests(requests, chat.encode)
-    batches = cut_batches(queue, batch_size=job.batch_size, batch_tokens=job.batch_tokens, max_tokens=job.max_tokens)
-    return Engine(queue, batches, lambda prompts: _answer(chat, prompts, job))
+    sizes = batch_sizes(
+        queue.lengths, batch_size=job.batch_size, batch_tokens=job.batch_tokens, max_tokens=job.max_tokens
+    )
+    return Engine(queue, sizes, lambda prompts: _answer(chat, prompts, job))
 
 
 def _answer(chat: ChatModel, prompts: list[list[int]], job: GenerateJob) -> Answered:

@@ -13,7 +13,7 @@ from distill_dagster.progress_file import ProgressWriter
 from distill_dagster.teachers.chat_model import ChatFormat, load_chat_format
 from distill_dagster.teachers.engines import engine_missing
 from distill_dagster.teachers.generation import Answer, StopReason, answer_limit, before_stop
-from distill_dagster.teachers.request_queue import OpenRequests, encode_requests
+from distill_dagster.teachers.request_queue import OpenRequests, chunk_sizes, encode_requests
 from distill_dagster.teachers.shards import Answered, Engine, run_requests
 
 # vLLM keeps its batch full within one call and runs dry at its end: several times what it holds at once (256 to 1,024
@@ -46,7 +46,7 @@ def _start(job: GenerateJob, requests: OpenRequests) -> Engine:
     vllm = _import()
     chat = load_chat_format(job.model)
     queue = encode_requests(requests, chat.encode)
-    longest = len(queue["input_ids"][0])
+    longest = queue.lengths[0]
     # room for the longest prompt and its answer, no more: the key-value cache must hold one sequence of this length
     room = longest + answer_limit(chat.source, longest, job.max_tokens, chat.context)
     llm = _load(vllm, job, room)
@@ -62,7 +62,7 @@ def _start(job: GenerateJob, requests: OpenRequests) -> Engine:
             ]
         )
 
-    return Engine(queue, queue.iter_slices(CHUNK_ROWS), answer)
+    return Engine(queue, chunk_sizes(requests.count, CHUNK_ROWS), answer)
 
 
 def _import() -> Any:

@@ -1,161 +1,175 @@
-"""A strict stand-in for Anthropic's Messages API: real HTTP on 127.0.0.1, driven by the real SDK.
+"""A strict stand-in for Anthropic's API on 127.0.0.1, driven by the real SDK, in a thread or as a process of its own.
 
-It answers as the documentation says, refuses what the API refuses, and logs every accepted (billable) request.
+It answers as the documentation says, refuses what the API refuses, breaks where a test wants it to, and logs every
+accepted (billable) request. `python -m tests.fakes.anthropic_server` runs it as a process.
 """
 
-import json
+import argparse
 import socket
+import subprocess
+import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import uvicorn
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
-API_VERSION = "2026-10-21"
-KEY = "sk-test-planted-key"
-REFUSED_PARAMETERS = ("temperature", "top_p", "top_k")
+from tests.fakes.anthropic_batches import FakeBatch
+from tests.fakes.anthropic_faults import (
+    Body,
+    FaultMix,
+    Reply,
+    default_script,
+    prompt_of,
+    rate_limited,
+    refusal,
+    spend_limit,
+    thinking,
+    truncated,
+    user_spend_limit,
+)
+from tests.fakes.anthropic_state import AnthropicServer
+from tests.fakes.anthropic_wire import API_VERSION, KEY
 
-
-@dataclass
-class Reply:
-    """What the server does with one request."""
-
-    status: int = 200
-    text: str = "An answer."
-    stop_reason: str = "end_turn"
-    stop_details: dict[str, Any] | None = None
-    blocks: list[dict[str, Any]] | None = None
-    error_type: str = "api_error"
-    error_message: str = "something went wrong"
-    error_code: str | None = None
-    delay_s: float = 0.0
-    headers: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class AnthropicServer:
-    """The running server.
-
-    Attributes:
-        script: decides the reply from the request body and how often this prompt was sent before.
-        accepted: prompts (last user message) of all requests that were billed, in order.
-        in_flight_peak: the most requests that were open at once.
-    """
-
-    url: str = ""
-    script: Callable[[dict[str, Any], int], Reply] = lambda body, seen: Reply(text=f"Answer to {prompt_of(body)}")
-    accepted: list[str] = field(default_factory=list)
-    bodies: list[dict[str, Any]] = field(default_factory=list)
-    seen: Counter[str] = field(default_factory=Counter)
-    in_flight: int = 0
-    in_flight_peak: int = 0
-
-    async def messages(self, request: Request) -> Response:
-        problem = _header_problem(request)
-        if problem:
-            return problem
-        body = json.loads(await request.body())
-        problem = _body_problem(body)
-        if problem:
-            return problem
-        prompt = prompt_of(body)
-        reply = self.script(body, self.seen[prompt])
-        self.seen[prompt] += 1
-        if reply.status != 200:
-            return _error(reply.status, reply.error_type, reply.error_message, reply.error_code, reply.headers)
-        self.accepted.append(prompt)
-        self.bodies.append(body)
-        self.in_flight += 1
-        self.in_flight_peak = max(self.in_flight_peak, self.in_flight)
-        try:
-            if reply.delay_s:
-                import asyncio
-
-                await asyncio.sleep(reply.delay_s)
-        finally:
-            self.in_flight -= 1
-        return JSONResponse(_message(body, reply, len(self.accepted)))
+__all__ = [
+    "API_VERSION",
+    "KEY",
+    "AnthropicServer",
+    "FakeBatch",
+    "FaultMix",
+    "Reply",
+    "anthropic_server",
+    "default_script",
+    "prompt_of",
+    "rate_limited",
+    "refusal",
+    "serve_process",
+    "spend_limit",
+    "thinking",
+    "truncated",
+    "user_spend_limit",
+]
+REPOSITORY = Path(__file__).parents[2]
+START_S = 10.0
 
 
-def prompt_of(body: dict[str, Any]) -> str:
-    """The last user message."""
-    return str(body["messages"][-1]["content"])
+class _Uvicorn(uvicorn.Server):
+    def __init__(self, state: AnthropicServer) -> None:
+        # Idle connections stay: a client that reuses one just as it closes would see a fault that no test asked for.
+        options: dict[str, Any] = {
+            "access_log": False,
+            "proxy_headers": False,
+            "timeout_keep_alive": 3600,
+            "ws": "none",
+        }
+        super().__init__(uvicorn.Config(state, log_level="error", lifespan="off", interface="asgi3", **options))
+        self._state = state
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._state.stopping = True
+        self._state.stalls.end()
+        await super().shutdown(sockets)
 
 
 @contextmanager
 def anthropic_server() -> Iterator[AnthropicServer]:
     """A server on a free port of 127.0.0.1 for the duration of the block."""
     state = AnthropicServer()
-    app = Starlette(routes=[Route("/v1/messages", state.messages, methods=["POST"])])
-    listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+    listening = _listen(state, 0)
+    server = _Uvicorn(state)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + START_S
     while not server.started:
         assert time.monotonic() < deadline, "the server did not start"
         time.sleep(0.01)
-    state.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     try:
         yield state
     finally:
         server.should_exit = True
-        thread.join(10)
+        thread.join(START_S)
 
 
-def _header_problem(request: Request) -> Response | None:
-    if request.headers.get("anthropic-version") != API_VERSION:
-        return _error(400, "invalid_request_error", f"anthropic-version: {API_VERSION} required")
-    sent = request.headers.get("authorization", "").removeprefix("Bearer ") or request.headers.get("x-api-key")
-    if sent != KEY:
-        return _error(401, "authentication_error", "invalid bearer token")
-    return None
+@contextmanager
+def serve_process(
+    delay_ms: float = 0.0,
+    log: Path | None = None,
+    fault_rate: float = 0.0,
+    requests_per_minute: int | None = None,
+    batch_ends_after_s: float = 0.0,
+    seed: int = 0,
+) -> Iterator[str]:
+    """The URL of a server in a process of its own, which ends with the block, or with this process."""
+    command = [sys.executable, "-m", "tests.fakes.anthropic_server", "--until-stdin-ends"]
+    command += ["--delay-ms", str(delay_ms), "--fault-rate", str(fault_rate), "--seed", str(seed)]
+    command += ["--batch-ends-after-s", str(batch_ends_after_s)]
+    if log is not None:
+        command += ["--log", str(log.absolute())]
+    if requests_per_minute is not None:
+        command += ["--requests-per-minute", str(requests_per_minute)]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        assert url, "the server did not start"
+        try:
+            yield url
+        finally:
+            process.stdin.close()
+            try:
+                process.wait(START_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
-def _body_problem(body: dict[str, Any]) -> Response | None:
-    for name in REFUSED_PARAMETERS:
-        if name in body:
-            return _error(400, "invalid_request_error", f"{name}: not supported")
-    for name in ("model", "max_tokens", "messages"):
-        if name not in body:
-            return _error(400, "invalid_request_error", f"{name}: Field required")
-    if any(turn["role"] not in ("user", "assistant") for turn in body["messages"]):
-        return _error(400, "invalid_request_error", "messages: role must be user or assistant")
-    return None
+def main() -> None:
+    """Runs a server until it is interrupted, and prints its URL first."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--delay-ms", type=float, default=0.0)
+    parser.add_argument("--log", type=Path)
+    parser.add_argument("--fault-rate", type=float, default=0.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--requests-per-minute", type=int)
+    parser.add_argument("--batch-ends-after-s", type=float, default=0.0)
+    parser.add_argument("--until-stdin-ends", action="store_true")
+    asked = parser.parse_args()
+    mix = FaultMix(asked.fault_rate, asked.seed)
+
+    def script(body: Body, seen: int) -> Reply:
+        reply = mix(body, seen) if asked.fault_rate else default_script(body, seen)
+        reply.delay_s += asked.delay_ms / 1000
+        return reply
+
+    state = AnthropicServer(
+        script=script,
+        batch_script=mix.batch_script if asked.fault_rate else None,
+        log=asked.log,
+        seed=asked.seed,
+        requests_per_minute=asked.requests_per_minute,
+        batch_ends_after_s=asked.batch_ends_after_s,
+    )
+    listening = _listen(state, asked.port)
+    server = _Uvicorn(state)
+    if asked.until_stdin_ends:
+        threading.Thread(target=_stop_with_stdin, args=(server,), daemon=True).start()
+    print(state.url, flush=True)  # noqa: T201
+    server.run(sockets=[listening])
 
 
-def _message(body: dict[str, Any], reply: Reply, number: int) -> dict[str, Any]:
-    content = reply.blocks if reply.blocks is not None else [{"type": "text", "text": reply.text}]
-    written = sum(len(block.get("text", "")) for block in content)
-    return {
-        "id": f"msg_{number:06d}",
-        "type": "message",
-        "role": "assistant",
-        "model": body["model"],
-        "content": content,
-        "stop_reason": reply.stop_reason,
-        "stop_sequence": None,
-        "stop_details": reply.stop_details,
-        "usage": {
-            "input_tokens": max(1, len(json.dumps(body["messages"])) // 4),
-            "output_tokens": max(1, written // 4),
-            "service_tier": "standard",
-        },
-    }
+def _listen(state: AnthropicServer, port: int) -> socket.socket:
+    listening = socket.create_server(("127.0.0.1", port))
+    state.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    return listening
 
 
-def _error(
-    status: int, kind: str, message: str, code: str | None = None, headers: dict[str, str] | None = None
-) -> Response:
-    error: dict[str, Any] = {"type": kind, "message": message}
-    if code:
-        error["details"] = {"error_code": code}
-    return JSONResponse({"type": "error", "error": error}, status_code=status, headers=headers)
+def _stop_with_stdin(server: uvicorn.Server) -> None:
+    sys.stdin.read()
+    server.should_exit = True
+
+
+if __name__ == "__main__":
+    main()

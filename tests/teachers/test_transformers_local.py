@@ -4,11 +4,15 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import torch
 from transformers import AutoTokenizer
 
 from distill_dagster.errors import TeacherError
+from distill_dagster.jobs import ProgressLine
 from distill_dagster.progress_file import ProgressWriter
-from distill_dagster.teachers.transformers_local import SHARD_SCHEMA, run_generate
+from distill_dagster.teachers import transformers_local
+from distill_dagster.teachers.shards import SHARD_SCHEMA
+from distill_dagster.teachers.transformers_local import run_generate
 from tests.worker_jobs import QUESTIONS, generate_job, messages
 
 
@@ -44,6 +48,45 @@ def test_every_request_is_answered_once_longest_first(tiny_model: Path, requests
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     for text, ids in answers.select("text", "token_ids").iter_rows():
         assert text == tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def test_a_token_budget_bounds_each_batch_and_changes_no_answer(tiny_model: Path, requests: Path, tmp_path: Path):
+    by_rows = generate_job(tiny_model, requests, tmp_path / "rows", batch_size=4)
+    by_tokens = generate_job(tiny_model, requests, tmp_path / "out", batch_size=4, batch_tokens=100)
+
+    run_generate(by_rows, progress(tmp_path))
+    run_generate(by_tokens, progress(tmp_path))
+
+    found = shards(by_tokens.out)
+    assert len(found) > len(shards(by_rows.out))
+    for shard in found:
+        assert shard.height == 1 or shard.height * (shard["input_tokens"].max() + by_tokens.max_tokens) <= 100
+    assert pl.concat(found).equals(pl.concat(shards(by_rows.out)))
+
+
+def test_progress_says_how_fast_it_is_and_when_it_ends(tiny_model: Path, requests: Path, tmp_path: Path):
+    job = generate_job(tiny_model, requests, tmp_path / "out", batch_size=2)
+    run_generate(job, progress(tmp_path))
+
+    text = (tmp_path / "out" / "progress.jsonl").read_text()
+    lines = [ProgressLine.model_validate_json(line) for line in text.splitlines()]
+
+    assert [line.done for line in lines] == [0, 2, 4, 6]
+    assert lines[0].metrics == {}
+    assert all(line.metrics["tokens_per_second"] > 0 for line in lines[1:])
+    assert [line.metrics["seconds_left"] > 0 for line in lines[1:]] == [True, True, False]
+
+
+def test_out_of_memory_names_what_to_lower(
+    tiny_model: Path, requests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def too_much(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(transformers_local, "generate", too_much)
+    job = generate_job(tiny_model, requests, tmp_path / "out", batch_size=4)
+    with pytest.raises(TeacherError, match=r"with 4 prompts of up to \d+ tokens.*teacher.batch_size or .*batch_tokens"):
+        run_generate(job, progress(tmp_path))
 
 
 def test_a_second_start_answers_only_what_is_missing_and_overwrites_nothing(

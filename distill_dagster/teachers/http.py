@@ -1,0 +1,39 @@
+"""What HTTP failures have in common, whichever provider's client meets them."""
+
+from collections.abc import Iterator, Mapping
+
+import aiohttp
+
+from distill_dagster.teachers.conversation import Failed
+from distill_dagster.teachers.pacing import Pause
+
+
+def retry_after(headers: Mapping[str, str], *, throttled: bool) -> Pause | None:
+    """The pause that a `retry-after-ms` or `retry-after` header (seconds) asks for."""
+    for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        try:
+            return Pause(max(0.0, float(headers[name]) * unit_s), throttled)
+        except (KeyError, ValueError):
+            continue
+    return None
+
+
+def unconnected(error: Exception, where: str) -> Failed:
+    """A connection that failed, broke or timed out. Only where none was ever made can nothing have been billed.
+
+    Args:
+        error: the client's error; what happened on the wire is among its causes.
+        where: the server's address, for people.
+    """
+    causes = list(_causes(error))
+    if any(isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError) for cause in causes):
+        return Failed(f"no connection to {where}")
+    timed_out = any(isinstance(cause, TimeoutError) for cause in causes)
+    return Failed("no answer in time" if timed_out else "connection lost", perhaps_billed=True)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause = error.__cause__
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
