@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from typing import Literal
 
 import click
 
@@ -84,6 +85,53 @@ def status(ctx: click.Context, name: str, as_json: bool) -> None:
     from distill_dagster.commands.status import print_status, status_of
 
     print_status(status_of(_distillation(ctx, name)), as_json=as_json)
+
+
+@main.command()
+@click.argument("name")
+@click.option("--partition", "partitions", multiple=True, metavar="P", help="Only this partition.")
+@click.option(
+    "--tokens",
+    "how",
+    type=click.Choice(["offline", "sampled", "exact"]),
+    help="Where input tokens come from: bytes or stored answers; 100 requests or all of them counted by the provider, "
+    "which is free. Default: sampled where a key is set, else offline.",
+)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.pass_context
+def estimate(
+    ctx: click.Context,
+    name: str,
+    partitions: Sequence[str],
+    how: Literal["offline", "sampled", "exact"] | None,
+    as_json: bool,
+) -> None:
+    """Estimate what the missing teacher answers would cost; pays nothing."""
+    from distill_dagster.commands.estimate import estimate_cost, print_estimate
+
+    print_estimate(estimate_cost(_distillation(ctx, name), partitions or None, how), as_json=as_json)
+
+
+@main.command()
+@click.argument("name")
+@click.option(
+    "--rows",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    help="How many rows of the validation split, at most.",
+)
+@click.option("--yes", is_flag=True, help="Ask without confirmation.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.pass_context
+def variants(ctx: click.Context, name: str, rows: int, yes: bool, as_json: bool) -> None:
+    """Compare the declared prompt design with `teacher.variants` on the same few rows; asks the teacher."""
+    from distill_dagster.commands.variants import compare_designs, print_comparison
+
+    comparison = compare_designs(_distillation(ctx, name), rows, yes=yes)
+    if comparison is None:
+        sys.exit(1)
+    print_comparison(comparison, as_json=as_json)
 
 
 @main.command()

@@ -13,6 +13,8 @@ from distill_dagster.prompts.rows import BadRow
 from distill_dagster.storage import Current, read_current, remove_current, write_current, write_file
 
 ASSET = "prompts"
+# Small enough that whoever streams a large partition holds little of it.
+ROW_GROUP_ROWS = 16_384
 PROMPTS_SCHEMA = {
     "prompt_id": pl.String,
     "group_id": pl.String,
@@ -58,7 +60,8 @@ def write_prompts(distillation: Distillation, partition: str, prompts: Partition
     path = _file(folder, prompts.version)
     if not path.exists():
         metadata = {_RENDER_KEY: prompts.render_key}
-        write_file(path, lambda aside: prompts.frame.write_parquet(aside, metadata=metadata))
+        rows = prompts.frame
+        write_file(path, lambda aside: rows.write_parquet(aside, metadata=metadata, row_group_size=ROW_GROUP_ROWS))
     return write_current(folder, Current(version=prompts.version))
 
 

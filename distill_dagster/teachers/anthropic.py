@@ -11,11 +11,10 @@ import polars as pl
 from distill_dagster.errors import TeacherError
 from distill_dagster.lineage.hashing import canonical_json
 from distill_dagster.spec.teacher import TeacherSpec
-from distill_dagster.teachers.anthropic_requests import CACHED_FROM_BYTES, Requests
+from distill_dagster.teachers.anthropic_requests import CACHED_FROM_BYTES, KEY_VARIABLES, Requests
 from distill_dagster.teachers.prices import Price, price_of
 from distill_dagster.teachers.protocol import Desk, TeacherIdentity, Unanswered
 
-KEY_VARIABLES = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN")
 # Rounds of chat mark-up that the API counts as input tokens beside the text.
 OVERHEAD_TOKENS = 64
 

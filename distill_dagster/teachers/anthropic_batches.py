@@ -15,7 +15,8 @@ from distill_dagster.errors import TeacherError
 from distill_dagster.spec.teacher import TeacherSpec
 from distill_dagster.teachers.anthropic_errors import PERHAPS_BILLED as UNCLEAR
 from distill_dagster.teachers.anthropic_errors import THROTTLED, describe, failure, stop_reason
-from distill_dagster.teachers.anthropic_requests import Requests, final_error, read_message
+from distill_dagster.teachers.anthropic_requests import KEY_VARIABLES, Requests, final_error, read_message
+from distill_dagster.teachers.http import said
 from distill_dagster.teachers.prices import Price
 from distill_dagster.teachers.protocol import Response
 
@@ -188,7 +189,9 @@ class BatchClient:
         if result["type"] == "errored":
             error = (result.get("error") or {}).get("error") or {}
             if error.get("type") in FINAL_TYPES:
-                return BatchResult(key, final_error(key, f"{error.get('type')}: {error.get('message')}"))
+                return BatchResult(
+                    key, final_error(key, said(f"{error.get('type')}: {error.get('message')}", *KEY_VARIABLES))
+                )
         return BatchResult(key, None)
 
 

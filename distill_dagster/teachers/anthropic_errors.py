@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 
 import anthropic
 
+from distill_dagster.teachers.anthropic_requests import KEY_VARIABLES
 from distill_dagster.teachers.conversation import Failed
-from distill_dagster.teachers.http import retry_after
+from distill_dagster.teachers.http import retry_after, said
 from distill_dagster.teachers.pacing import Pause
 
 # The request itself is wrong: asking again cannot mend it.
@@ -36,15 +37,15 @@ def failure(error: anthropic.APIStatusError) -> Failed:
 
 def stop_reason(error: anthropic.APIStatusError) -> str | None:
     """What to tell the user when asking on would be pointless; None when it would not."""
-    said = f"{error.type}: {error.api_message}"
+    told = describe(error)
     if error.status_code == 401:
-        return f"the API did not accept the key ({said}); set a valid ANTHROPIC_API_KEY and run again"
+        return f"the API did not accept the key ({told}); set a valid ANTHROPIC_API_KEY and run again"
     if _is_about_money(error):
-        return f"a spending limit is reached ({said}); raise it with the provider and run again"
+        return f"a spending limit is reached ({told}); raise it with the provider and run again"
     if error.status_code == 403:
-        return f"the key may not do this ({said}); use a key with access to the model and run again"
+        return f"the key may not do this ({told}); use a key with access to the model and run again"
     if error.status_code == 404:
-        return f"the API does not know the model or endpoint ({said}); correct teacher.model or teacher.base_url"
+        return f"the API does not know the model or endpoint ({told}); correct teacher.model or teacher.base_url"
     return None
 
 
@@ -57,7 +58,7 @@ def _is_about_money(error: anthropic.APIStatusError) -> bool:
 
 def describe(error: anthropic.APIStatusError) -> str:
     """An error's status, type and message, for an error row."""
-    return f"{error.status_code} {error.type}: {error.api_message}"
+    return f"{error.status_code} {said(f'{error.type}: {error.api_message}', *KEY_VARIABLES)}"
 
 
 def exhausted(headers: Sequence[tuple[bytes, bytes]]) -> Pause | None:

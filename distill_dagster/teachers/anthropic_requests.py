@@ -19,6 +19,7 @@ STATUS = {
     "tool_use": ResponseStatus.TOOL_USE,
     "pause_turn": ResponseStatus.TOOL_USE,
 }
+KEY_VARIABLES = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN")
 # Shorter prefixes than about 1,024 tokens are not cached.
 CACHED_FROM_BYTES = 4_096
 EPHEMERAL = {"type": "ephemeral"}

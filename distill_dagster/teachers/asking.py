@@ -150,7 +150,7 @@ class Asking:
     def deliver(self, answers: Sequence[Response]) -> None:
         """Stores answers and settles what they cost, in one transaction; claims on them end with the next claim."""
         actual = {a.request_key: a.usage.cost_microusd for a in answers}
-        reserved = {key: self._reserved.pop(key) for key in actual}
+        reserved = {key: self._reserved.pop(key, 0) for key in actual}
         with self._store.writing() as connection:
             self._store.add_in(
                 connection,

@@ -104,6 +104,7 @@ class Conversation:
         self._waiting: asyncio.Queue[tuple[str, str, int] | None] = asyncio.Queue(maxsize=concurrency)
         self._answered: asyncio.Queue[tuple[Response, asyncio.Future[None]]] = asyncio.Queue()
         self._unanswered = Unanswered()
+        self._failures_in_a_row = 0
         self._output_tokens = 0
         self._answers = 0
 
@@ -156,7 +157,8 @@ class Conversation:
                 self._pace.leave()
             if not await self._may_ask_again(key, outcome, attempt):
                 return
-            await asyncio.sleep(_backoff_s(attempt, outcome.pause))
+            self._failures_in_a_row += 1
+            await asyncio.sleep(self._backoff_s(attempt, outcome.pause))
 
     async def _may_ask_again(self, key: str, failure: Failed, attempt: int) -> bool:
         self._unanswered.reasons[failure.reason] += 1
@@ -195,6 +197,7 @@ class Conversation:
 
     def _count(self, response: Response, expected_tokens: int) -> None:
         usage = response.usage
+        self._failures_in_a_row = 0
         self._answers += 1
         self._output_tokens += usage.output_tokens
         self._pace.succeeded(expected_tokens, usage.input_tokens + usage.output_tokens)
@@ -202,9 +205,12 @@ class Conversation:
     def _usual_output_tokens(self) -> int:
         return self._output_tokens // self._answers if self._answers else 0
 
+    def _backoff_s(self, attempt: int, pause: Pause | None) -> float:
+        """Doubles with each round in which nobody was answered, so that an outage is waited out and bad luck is not.
 
-def _backoff_s(attempt: int, pause: Pause | None) -> float:
-    """Exponential, with jitter so that requests do not come back together; the pace keeps the provider's word."""
-    if pause is not None and pause.seconds:
-        return 0.0
-    return min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2.0**attempt) * random.uniform(0.5, 1.0)
+        With jitter, so that requests do not come back together. Where the provider said how long, the pace keeps to it.
+        """
+        if pause is not None and pause.seconds:
+            return 0.0
+        rounds = min(attempt, self._failures_in_a_row // self._pace.window)
+        return min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2.0**rounds) * random.uniform(0.5, 1.0)

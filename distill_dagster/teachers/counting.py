@@ -1,4 +1,4 @@
-"""Counts input tokens with Anthropic's `count_tokens`, which is free; asks at the pace of the teacher's own requests."""
+"""Counts input tokens with Anthropic's `count_tokens`, which is free, at the pace of the teacher's own requests."""
 
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType

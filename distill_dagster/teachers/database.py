@@ -33,7 +33,7 @@ def open_database(url: str) -> Engine:
     try:
         with writing(engine) as connection:
             metadata.create_all(connection)
-            _add_missing_columns(connection)
+            _add_missing(connection)
     except SQLAlchemyError as error:
         shown = parsed.render_as_string(hide_password=True)
         raise StorageError(
@@ -69,7 +69,7 @@ def insert_new(connection: Connection, table: Table, rows: list[dict[str, Any]])
         connection.execute(dialect.insert(table).on_conflict_do_nothing(), rows)
 
 
-def _add_missing_columns(connection: Connection) -> None:
+def _add_missing(connection: Connection) -> None:
     """Brings a database of an earlier release up to date: columns added since then may all be null."""
     seen = inspect(connection)
     for table in metadata.sorted_tables:
@@ -78,6 +78,8 @@ def _add_missing_columns(connection: Connection) -> None:
             if column.name not in known:
                 kind = column.type.compile(connection.dialect)
                 connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}"))
+        for index in table.indexes:
+            index.create(connection, checkfirst=True)
 
 
 def _configure_sqlite(engine: Engine) -> None:

@@ -1,11 +1,29 @@
 """What HTTP failures have in common, whichever provider's client meets them."""
 
+import os
 from collections.abc import Iterator, Mapping
 
 import aiohttp
 
 from distill_dagster.teachers.conversation import Failed
 from distill_dagster.teachers.pacing import Pause
+
+# Shorter ones are placeholders, and words of the message may hold them.
+SECRET_FROM_CHARS = 8
+MOST_SAID_CHARS = 500
+
+
+def said(text: str, *key_variables: str) -> str:
+    """A server's message in one line of bounded length; a key that it repeats is left out.
+
+    Args:
+        key_variables: environment variables that may hold the key.
+    """
+    for name in key_variables:
+        key = os.environ.get(name, "").strip()
+        if len(key) >= SECRET_FROM_CHARS:
+            text = text.replace(key, "[key]")
+    return " ".join(text.split())[:MOST_SAID_CHARS]
 
 
 def retry_after(headers: Mapping[str, str], *, throttled: bool) -> Pause | None:

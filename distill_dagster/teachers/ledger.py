@@ -41,8 +41,8 @@ class Batch:
     Attributes:
         requests: how many it was sent with.
         provider_id: the provider's name for it, once known.
-        adopted: found again in the provider's list after the answer to its creation was lost, so its results have to prove
-            that it is the one.
+        adopted: found again in the provider's list after the answer to its creation was lost, so its results have to
+            prove that it is the one.
         not_ours: batches of the provider that looked like it and were proven to be another's.
         sent_at: just before it was sent; None where it was certainly not.
         counts: how its requests ended, once they have.

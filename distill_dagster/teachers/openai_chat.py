@@ -6,8 +6,8 @@ import openai
 
 from distill_dagster.spec.teacher import TeacherSpec
 from distill_dagster.teachers.conversation import Answered, Failed
-from distill_dagster.teachers.openai_errors import describe, exhausted, failure, is_final
 from distill_dagster.teachers.http import unconnected
+from distill_dagster.teachers.openai_errors import describe, exhausted, failure, is_final
 from distill_dagster.teachers.openai_requests import (
     Requests,
     UnknownCostError,

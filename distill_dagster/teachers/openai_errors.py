@@ -1,13 +1,12 @@
 """What an OpenAI-compatible server's errors mean: final for one request, a reason to wait, or to stop altogether."""
 
-import os
 import re
 from collections.abc import Mapping
 
 import openai
 
 from distill_dagster.teachers.conversation import Failed
-from distill_dagster.teachers.http import retry_after
+from distill_dagster.teachers.http import retry_after, said
 from distill_dagster.teachers.openai_requests import KEY_VARIABLE
 from distill_dagster.teachers.pacing import Pause
 
@@ -21,9 +20,6 @@ UNPAID_CODES = ("insufficient_quota", "billing_hard_limit_reached", "billing_not
 LIMITS = ("requests", "tokens")
 UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-MOST_SAID_CHARS = 500
-# Shorter ones are placeholders, and words of the message may hold them.
-SECRET_FROM_CHARS = 8
 
 
 def is_final(error: openai.APIStatusError) -> bool:
@@ -43,16 +39,16 @@ def failure(error: openai.APIStatusError) -> Failed:
 
 def stop_reason(error: openai.APIStatusError) -> str | None:
     """What to tell the user when asking on would be pointless; None when it would not."""
-    status, said = error.status_code, describe(error)
+    status, told = error.status_code, describe(error)
     if status == 402 or error.code in UNPAID_CODES or error.type in UNPAID_CODES:
-        return f"the account has no credit left or a spending limit is reached ({said}); raise it and run again"
+        return f"the account has no credit left or a spending limit is reached ({told}); raise it and run again"
     if status == 401:
-        return f"the server did not accept the key ({said}); set a valid {KEY_VARIABLE} and run again"
+        return f"the server did not accept the key ({told}); set a valid {KEY_VARIABLE} and run again"
     if status == 403:
-        return f"the key may not do this ({said}); use a key with access to the model and run again"
+        return f"the key may not do this ({told}); use a key with access to the model and run again"
     if status in (404, 405):
         return (
-            f"the server does not know the model or endpoint ({said}); correct teacher.model (GET /models lists them) "
+            f"the server does not know the model or endpoint ({told}); correct teacher.model (GET /models lists them) "
             "or teacher.base_url, which usually ends in /v1"
         )
     return None
@@ -63,10 +59,7 @@ def describe(error: openai.APIStatusError) -> str:
     body = error.body
     told = (body.get("message") or body.get("detail") or body) if isinstance(body, dict) else body
     text = f"{error.type}: {told}" if isinstance(error.type, str) else str(told or "no message")
-    key = os.environ.get(KEY_VARIABLE, "").strip()
-    if len(key) >= SECRET_FROM_CHARS:
-        text = text.replace(key, "[key]")
-    return f"{error.status_code} {' '.join(text.split())[:MOST_SAID_CHARS]}"
+    return f"{error.status_code} {said(text, KEY_VARIABLE)}"
 
 
 def exhausted(headers: Mapping[str, str]) -> Pause | None:

@@ -1,4 +1,4 @@
-"""How fast a hosted teacher is asked: a window of requests in flight that adapts, and limits on requests and tokens a minute."""
+"""How fast a hosted teacher is asked: an adaptive window of requests in flight, and limits a minute."""
 
 import asyncio
 import time

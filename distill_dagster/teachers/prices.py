@@ -1,4 +1,4 @@
-"""What tokens cost, from the dated price table, the project's `prices.yaml` or the declaration; in whole micro-dollars."""
+"""What tokens cost, in micro-dollars: from the dated table, the project's `prices.yaml` or the declaration."""
 
 from dataclasses import dataclass
 from decimal import Decimal

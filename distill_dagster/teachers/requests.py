@@ -9,21 +9,25 @@ from distill_dagster.project import Distillation
 from distill_dagster.prompts.store import prompts_file
 from distill_dagster.teachers.protocol import TeacherIdentity
 
-CHUNK_ROWS = 4_096
-PROMPT_COLUMNS = ["prompt_id", "split", "messages", "text", "reference"]
+CHUNK_ROWS = 2_048
+BUFFER_BYTES = 256 * 1024
+PROMPT_COLUMNS = ("prompt_id", "messages", "text", "reference")
 
 Requests = Iterable[pl.DataFrame]
 """Frames with REQUEST_COLUMNS; can be gone through again and again."""
 
 
-def prompt_chunks(distillation: Distillation, partition: str, chunk_rows: int = CHUNK_ROWS) -> Iterator[pl.DataFrame]:
-    """A partition's current prompts (PROMPT_COLUMNS) in order of prompt_id, a chunk at a time.
+def prompt_chunks(
+    distillation: Distillation, partition: str, columns: Sequence[str] = PROMPT_COLUMNS
+) -> Iterator[pl.DataFrame]:
+    """A partition's current prompts (some of PROMPT_COLUMNS) in order of prompt_id, a chunk at a time.
 
     Raises:
         StorageError: it has none.
     """
-    with pq.ParquetFile(prompts_file(distillation, partition)) as file:
-        for batch in file.iter_batches(batch_size=chunk_rows, columns=PROMPT_COLUMNS):
+    # Column chunks are read through a small buffer; by default all of a row group lies in memory at once.
+    with pq.ParquetFile(prompts_file(distillation, partition), buffer_size=BUFFER_BYTES, pre_buffer=False) as file:
+        for batch in file.iter_batches(batch_size=CHUNK_ROWS, columns=list(columns), use_threads=False):
             frame = pl.from_arrow(batch)
             assert isinstance(frame, pl.DataFrame)
             yield frame

@@ -25,7 +25,7 @@ class FirstSamples:
 
     def __iter__(self) -> Iterator[pl.DataFrame]:
         for partition in self._partitions:
-            for prompts in prompt_chunks(self._distillation, partition):
+            for prompts in prompt_chunks(self._distillation, partition, ["messages"]):
                 yield with_samples(prompts, [0], self._identity).select(REQUEST_COLUMNS)
 
 
@@ -48,7 +48,7 @@ class LaterSamples:
 
     def __iter__(self) -> Iterator[pl.DataFrame]:
         for partition in self._partitions:
-            for prompts in prompt_chunks(self._distillation, partition):
+            for prompts in prompt_chunks(self._distillation, partition, ["messages"]):
                 answered = answered_prompts(prompts, self._identity, self._store)
                 yield with_samples(answered, self._samples, self._identity).select(REQUEST_COLUMNS)
 

@@ -1,11 +1,15 @@
 """The response store: an answer is stored once and comes back as it was."""
 
+import sqlite3
+from pathlib import Path
+
 import polars as pl
 import pytest
 
 from distill_dagster.errors import StorageError
 from distill_dagster.teachers.budget import Budget
 from distill_dagster.teachers.protocol import Response, ResponseStatus, TeacherIdentity, Usage
+from distill_dagster.teachers.schema import responses
 from distill_dagster.teachers.store import ResponseStore
 
 IDENTITY = TeacherIdentity("anthropic", "claude-haiku-4-5", {"max_tokens": 10})
@@ -79,3 +83,36 @@ def test_a_store_that_cannot_be_reached_hides_its_password() -> None:
     with pytest.raises(StorageError, match="check DISTILL_STORE_URL") as caught:
         ResponseStore("postgresql+psycopg://me:secret@127.0.0.1:1/none")
     assert "secret" not in str(caught.value)
+
+
+def test_settling_a_request_does_not_walk_through_the_account(tmp_path: Path) -> None:
+    """With an index on each column alone, SQLite reads all of a distillation's rows for every single answer."""
+    store, budget = ResponseStore(f"sqlite:///{tmp_path / 'store.sqlite'}"), Budget("faq", None)
+    with store.writing() as connection:
+        budget.reserve_in(connection, {"a": 1})
+        plan = connection.exec_driver_sql(
+            "EXPLAIN QUERY PLAN UPDATE spending SET actual_microusd = 1 "
+            "WHERE distillation = 'faq' AND request_key = 'a' AND actual_microusd IS NULL"
+        ).all()
+    assert "distillation=? AND request_key=?" in str(plan)
+
+
+def test_a_database_of_an_earlier_release_gets_the_new_columns(tmp_path: Path) -> None:
+    path = tmp_path / "old.sqlite"
+    columns = ", ".join(
+        f"{column.name} {column.type}" for column in responses.columns if not column.name.startswith("cache_")
+    )
+    with sqlite3.connect(path) as old:
+        old.execute(f"CREATE TABLE responses ({columns}, PRIMARY KEY (request_key))")
+    store = ResponseStore(f"sqlite:///{path}")
+
+    add(store, response("a"))
+
+    assert store.fetch(pl.Series(["a"]))["cache_read_tokens"].to_list() == [None]
+
+
+def test_a_text_with_nul_is_stored_on_every_database(store_url: str) -> None:
+    store = ResponseStore(store_url)
+    add(store, response("a", "zero \0 here"))
+
+    assert store.fetch(pl.Series(["a"]))["completion"].to_list() == ["zero \N{REPLACEMENT CHARACTER} here"]
