@@ -159,6 +159,25 @@ def try_(ctx: click.Context, name: str, text: str, student: str | None, as_json:
 
 
 @main.command()
+@click.argument("name")
+@click.option("--cancel", metavar="BATCH", help="Ask the provider to stop this one.")
+@click.option("--give-up", metavar="BATCH", help="Forget this one, whose results cannot be had; it counts as paid.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.pass_context
+def batches(ctx: click.Context, name: str, cancel: str | None, give_up: str | None, as_json: bool) -> None:
+    """List the provider batches of a distillation, or end one."""
+    from distill_dagster.commands.batches import cancel_batch, give_up_batch, print_batches
+
+    distillation = _distillation(ctx, name)
+    if cancel:
+        click.echo(cancel_batch(distillation, cancel))
+    if give_up:
+        click.echo(give_up_batch(distillation, give_up))
+    if not (cancel or give_up):
+        print_batches(distillation, as_json=as_json)
+
+
+@main.command()
 @click.option("--port", default=3000, show_default=True)
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.pass_context

@@ -38,7 +38,7 @@ def print_batches(distillation: Distillation, *, as_json: bool) -> None:
     elif not found:
         console.print(f"{distillation.name}: no batch was ever sent")
     else:
-        console.print(_table(found))
+        console.print(_table(found), soft_wrap=True)
 
 
 def cancel_batch(distillation: Distillation, provider_id: str) -> str:
@@ -82,7 +82,9 @@ def _ledger(distillation: Distillation) -> Ledger:
 
 
 def _table(found: Sequence[Batch]) -> Table:
-    table = Table("batch", "state", "requests", "sent", "ended as", box=None, header_style="bold")
+    table = Table(box=None, header_style="bold")
+    for name in ("batch", "state", "requests", "sent", "ended as"):
+        table.add_column(name, no_wrap=name == "batch")
     colours = {BatchState.INGESTED: "green", BatchState.ABANDONED: "red"}
     for batch in found:
         ended = ", ".join(f"{count:,} {name}" for name, count in batch.counts.items() if count)

@@ -4,6 +4,7 @@ import json
 from types import TracebackType
 
 import anthropic
+import httpx2
 
 from distill_dagster.spec.teacher import TeacherSpec
 from distill_dagster.teachers.anthropic_errors import describe, exhausted, failure, is_final
@@ -12,6 +13,7 @@ from distill_dagster.teachers.conversation import Answered, Failed
 from distill_dagster.teachers.http import unconnected
 from distill_dagster.teachers.prices import Price
 
+PATH = "/v1/messages"
 TIMEOUT = anthropic.Timeout(600.0, connect=30.0)
 
 
@@ -45,7 +47,8 @@ class MessagesClient:
     async def send(self, request_key: str, messages: str, sample: int) -> Answered | Failed:
         """One request; a sample's index changes nothing in it, only its key."""
         try:
-            raw = await self._client.messages.with_raw_response.create(**self._requests.body(messages))
+            # The body is stored as it came, so the SDK need not make a model of it: that costs a fifth of a request.
+            raw = await self._client.post(PATH, body=self._requests.body(messages), cast_to=httpx2.Response)
         except anthropic.APIStatusError as error:
             if is_final(error):
                 return Answered(final_error(request_key, describe(error)))
@@ -54,7 +57,7 @@ class MessagesClient:
             return unconnected(error, str(self._client.base_url))
         pause = exhausted(raw.headers.raw)
         try:
-            answer = read_message(request_key, json.loads(await raw.read()), self._price, batched=False)
+            answer = read_message(request_key, json.loads(raw.content), self._price, batched=False)
         except (ValueError, UnreadableAnswerError):
             return Failed("unreadable answer", perhaps_billed=True, pause=pause)
         return Answered(answer, pause)

@@ -135,7 +135,7 @@ class Asking:
         keys: list[str] = chunk["request_key"].to_list()
         bounds = dict(zip(keys, self._teacher.most_microusd(chunk).to_list(), strict=True))
         done, self._done = self._done, []
-        with self._store.writing() as connection:
+        with self._store.writing(survives_power_loss=False) as connection:
             self._leases.release_in(connection, done)
             held = self._leases.acquire_in(connection, keys)
             # what another process answered or sent off between our look and our claim

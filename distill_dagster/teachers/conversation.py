@@ -17,8 +17,8 @@ from distill_dagster.teachers.protocol import REQUEST_COLUMNS, Desk, Response, U
 ATTEMPTS = 12
 FIRST_BACKOFF_S = 0.25
 LONGEST_BACKOFF_S = 30.0
-# Answers that come within this time of each other become durable together: a commit costs more than an answer.
-GATHER_S = 0.02
+# The most answers that become durable together.
+GROUP = 16
 BYTES_PER_TOKEN = 4
 
 
@@ -84,7 +84,7 @@ def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 class Conversation:
-    """One call of `Teacher.answer`: a feeder, workers that hold one request each, a writer that commits in groups."""
+    """One call of `Teacher.answer`: a feeder, and workers that hold one request each until its answer is durable."""
 
     def __init__(
         self, client: ChatClient, pace: Pace, concurrency: int, batches: Iterator[pl.DataFrame], desk: Desk
@@ -102,7 +102,7 @@ class Conversation:
         self._batches = batches
         self._desk = desk
         self._waiting: asyncio.Queue[tuple[str, str, int] | None] = asyncio.Queue(maxsize=concurrency)
-        self._answered: asyncio.Queue[tuple[Response, asyncio.Future[None]]] = asyncio.Queue()
+        self._arrived: list[tuple[Response, asyncio.Future[None]]] = []
         self._unanswered = Unanswered()
         self._failures_in_a_row = 0
         self._output_tokens = 0
@@ -110,7 +110,6 @@ class Conversation:
 
     async def run(self) -> Unanswered:
         """Asks all batches."""
-        writer = asyncio.create_task(self._write())
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._feed())
@@ -118,14 +117,12 @@ class Conversation:
                     tasks.create_task(self._work())
         except ExceptionGroup as group:
             raise group.exceptions[0] from None  # what failed first ended the others
-        finally:
-            writer.cancel()
         return self._unanswered
 
     async def _feed(self) -> None:
         """Takes a batch of claims when the last one is nearly used up."""
         while not self._unanswered.stop:
-            batch = await asyncio.to_thread(next, self._batches, None)
+            batch = next(self._batches, None)
             if batch is None:
                 break
             for row in batch.select(REQUEST_COLUMNS).iter_rows():
@@ -168,32 +165,39 @@ class Conversation:
             left = self._unanswered.perhaps_billed if failure.perhaps_billed else self._unanswered.unbilled
             left.append(key)
             return False
-        if failure.perhaps_billed and not await asyncio.to_thread(self._desk.lost, key):
+        if failure.perhaps_billed and not self._desk.lost(key):
             self._unanswered.perhaps_billed.append(key)
             return False
         return True
 
     async def _make_durable(self, response: Response) -> None:
-        durable = asyncio.get_running_loop().create_future()
-        self._answered.put_nowait((response, durable))
+        """Returns when the answer is stored, together with those that came at about the same time."""
+        loop = asyncio.get_running_loop()
+        durable = loop.create_future()
+        self._arrived.append((response, durable))
+        if len(self._arrived) >= GROUP:
+            self._commit()
+        elif len(self._arrived) == 1:
+            loop.call_soon(self._commit)  # after whatever else has arrived by now
         await durable
 
-    async def _write(self) -> None:
-        """Commits whatever has been answered, all of it in one transaction, and only then frees the workers."""
-        while True:
-            group = [await self._answered.get()]
-            await asyncio.sleep(GATHER_S)
-            while not self._answered.empty():
-                group.append(self._answered.get_nowait())
-            try:
-                await asyncio.to_thread(self._desk.deliver, [response for response, _ in group])
-            except Exception as error:
-                for _, durable in group:
-                    durable.set_exception(error)
-                continue
+    def _commit(self) -> None:
+        """Stores what has arrived in one transaction, and only then lets its workers go on.
+
+        It runs in the event loop: a thread would fight with the loop for the interpreter and take longer.
+        """
+        group, self._arrived = self._arrived, []
+        if not group:
+            return
+        try:
+            self._desk.deliver([response for response, _ in group])
+        except Exception as error:
             for _, durable in group:
-                if not durable.done():
-                    durable.set_result(None)
+                durable.set_exception(error)
+            return
+        for _, durable in group:
+            if not durable.done():  # its task was cancelled
+                durable.set_result(None)
 
     def _count(self, response: Response, expected_tokens: int) -> None:
         usage = response.usage

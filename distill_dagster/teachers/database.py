@@ -1,8 +1,9 @@
 """Opens the response store's database: SQLite in WAL mode by default, PostgreSQL by URL."""
 
 import sqlite3
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -43,10 +44,32 @@ def open_database(url: str) -> Engine:
 
 
 @contextmanager
-def writing(engine: Engine) -> Iterator[Connection]:
-    """A transaction that writes; on SQLite it takes the write lock at once, so that it never has to be retried."""
-    with engine.begin() as connection:
-        yield connection
+def writing(engine: Engine, *, survives_power_loss: bool = True) -> Iterator[Connection]:
+    """A transaction that writes; on SQLite it takes the write lock at once, so that it never has to be retried.
+
+    Args:
+        survives_power_loss: False for what only has to survive this process (a claim), and need not wait for the disk.
+    """
+    with _turn(engine), engine.connect() as connection:
+        is_sqlite = engine.dialect.name == "sqlite"
+        if is_sqlite:
+            # On the driver's own cursor: a pragma takes effect outside of transactions only.
+            pragma = f"PRAGMA synchronous = {'FULL' if survives_power_loss else 'NORMAL'}"
+            connection.connection.cursor().execute(pragma)
+        with connection.begin():
+            if not (is_sqlite or survives_power_loss):
+                connection.execute(text("SET LOCAL synchronous_commit = off"))
+            yield connection
+
+
+def _turn(engine: Engine) -> AbstractContextManager[object]:
+    """On SQLite, this process's writers queue here: its own way of waiting for a lock is to sleep and look again."""
+    return _writer_lock(engine) if engine.dialect.name == "sqlite" else nullcontext()
+
+
+@cache
+def _writer_lock(engine: Engine) -> threading.Lock:
+    return threading.Lock()
 
 
 @contextmanager

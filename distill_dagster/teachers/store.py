@@ -1,6 +1,7 @@
 """The response store: every answer ever paid for, under its request key, durable before it counts."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -113,9 +114,9 @@ class ResponseStore:
         with reading(self.engine) as connection:
             return connection.execute(select(func.count()).select_from(responses)).scalar_one()
 
-    def writing(self) -> Any:
-        """A transaction on the store's database."""
-        return writing(self.engine)
+    def writing(self, *, survives_power_loss: bool = True) -> AbstractContextManager[Connection]:
+        """A transaction on the store's database; see `database.writing`."""
+        return writing(self.engine, survives_power_loss=survives_power_loss)
 
 
 def _row(answer: Response) -> dict[str, Any]:
