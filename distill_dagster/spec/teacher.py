@@ -3,7 +3,7 @@
 from decimal import Decimal
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from distill_dagster.spec.answers import JsonSchema, Label, SelectSpec, ThresholdsSpec
 from distill_dagster.spec.base import SpecModel
@@ -133,6 +133,13 @@ class TeacherSpec(SpecModel):
     variants: dict[VariantName, VariantSpec] = Field(
         {}, description="Other prompt designs, for `distill variants`; none of them reaches the dataset."
     )
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _labels_are_texts(cls, labels: object) -> object:
+        if isinstance(labels, list) and any(isinstance(label, bool) for label in labels):
+            raise ValueError("YAML reads yes, no, on and off as true and false; write such labels in quotes")
+        return labels
 
     @model_validator(mode="after")
     def _fits_provider(self) -> Self:

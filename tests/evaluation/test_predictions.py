@@ -4,9 +4,9 @@ import polars as pl
 import pytest
 
 from distill_dagster.errors import EvaluationError
-from distill_dagster.metrics import rouge_l
 from distill_dagster.evaluation.model import EvaluationInputs
 from distill_dagster.evaluation.predictions import build_predictions, logical_columns
+from distill_dagster.metrics import rouge_l
 
 METRICS = ["rouge_l", "exact_match"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from distill_dagster.errors import SourceError
-from distill_dagster.prompts.messages import dump_messages, parse_conversation, few_shot_turns, user_text
+from distill_dagster.prompts.messages import dump_messages, few_shot_turns, parse_conversation, user_text
 from distill_dagster.prompts.rows import RowError
 
 
