@@ -96,14 +96,9 @@ def test_nobody_passes_a_full_window_and_everybody_does_in_the_end() -> None:
 
 
 def test_a_limit_with_nothing_remaining_pauses_until_its_reset() -> None:
-    left = [
-        (b"anthropic-ratelimit-requests-remaining", b"3"),
-        (b"anthropic-ratelimit-requests-reset", b"2999-01-01T00:00:00Z"),
-    ]
-    spent = [
-        (b"Anthropic-RateLimit-Tokens-Remaining", b"0"),
-        (b"Anthropic-RateLimit-Tokens-Reset", b"2999-01-01T00:00:00Z"),
-    ]
+    reset = b"2999-01-01T00:00:00Z"
+    left = [(b"anthropic-ratelimit-requests-remaining", b"3"), (b"anthropic-ratelimit-requests-reset", reset)]
+    spent = [(b"Anthropic-RateLimit-Tokens-Remaining", b"0"), (b"Anthropic-RateLimit-Tokens-Reset", reset)]
 
     assert exhausted(left) is None
     assert exhausted([*left, (b"anthropic-ratelimit-tokens-remaining", b"0")]) is None  # no reset is told

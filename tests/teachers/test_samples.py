@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from distill_dagster.errors import SpecError
 from distill_dagster.project import Distillation
 from distill_dagster.teachers.outputs import outputs_current, read_outputs
 from distill_dagster.teachers.providers import make_teacher
@@ -57,9 +58,7 @@ def test_a_refused_prompt_is_never_sent_again(declare: Declare, claude: Anthropi
 def test_labels_are_checked_and_their_shares_kept(declare: Declare, claude: AnthropicServer) -> None:
     said = ["Yes.", "**yes**", "no", "perhaps"]
     claude.script = lambda body, seen: Reply(text=said[seen])
-    distillation = declare(
-        spec("samples: 4", "labels: [yes it is, no]".replace("yes it is", "'yes'")), rows__jsonl=rows(1)
-    )
+    distillation = declare(spec("samples: 4", "labels: ['yes', 'no']"), rows__jsonl=rows(1))
 
     build = answer(distillation)
 
@@ -70,12 +69,8 @@ def test_labels_are_checked_and_their_shares_kept(declare: Declare, claude: Anth
 
 
 def test_a_schema_is_sent_and_every_answer_validated(declare: Declare, claude: AnthropicServer) -> None:
-    schema = {
-        "type": "object",
-        "properties": {"n": {"type": "integer"}},
-        "required": ["n"],
-        "additionalProperties": False,
-    }
+    properties = {"n": {"type": "integer"}}
+    schema = {"type": "object", "properties": properties, "required": ["n"], "additionalProperties": False}
     claude.script = lambda body, seen: Reply(text='{"n": 1}' if prompt_of(body) == "question 0" else '{"n": "one"}')
     distillation = declare(spec("json_schema: answer.json"), rows__jsonl=rows(2), answer__json=json.dumps(schema))
 
@@ -141,7 +136,7 @@ def test_another_selection_asks_nothing_and_is_another_version(declare: Declare,
 def test_inline_examples_are_read_before_each_prompt_and_a_long_prefix_is_marked_for_the_cache(
     declare: Declare, claude: AnthropicServer
 ) -> None:
-    example = "{prompt: 2 + 2?, completion: " + "four " * 1_000 + "}"
+    example = "{prompt: two and two, completion: " + "four " * 1_000 + "}"
     attributes = spec("budget_usd: 1").replace("system: Be brief.", f"system: Be brief.\n  few_shot: [{example}]")
     distillation = declare(attributes, rows__jsonl=rows(3))
 
@@ -167,10 +162,11 @@ def test_a_short_prefix_is_not_marked(declare: Declare, claude: AnthropicServer)
 
 @pytest.mark.parametrize("where", ["prices.yaml", "defs.yaml"])
 def test_prices_come_from_the_project_or_the_declaration(declare: Declare, claude: AnthropicServer, where: str) -> None:
-    own = spec("prices: {bands: [{input: 1, output: 2}, {above_input_tokens: 5, input: 100, output: 200}]}")
+    bands = "bands: [{input: 1, output: 2}, {above_input_tokens: 5, input: 100, output: 200}]"
+    own = spec(f"prices: {{{bands}}}")
     distillation = declare((own if where == "defs.yaml" else spec()).replace("claude-haiku-4-5", "claude-next"))
     if where == "prices.yaml":
-        table = "anthropic: {claude-next: {bands: [{input: 1, output: 2}, {above_input_tokens: 5, input: 100, output: 200}]}}"
+        table = f"anthropic: {{claude-next: {{{bands}}}}}"
         Path(distillation.project.root, "prices.yaml").write_text(table, encoding="utf-8")
     Path(distillation.folder, "rows.jsonl").write_text(rows(1), encoding="utf-8")
 
@@ -179,6 +175,11 @@ def test_prices_come_from_the_project_or_the_declaration(declare: Declare, claud
     row = read_outputs(distillation, "all").row(0, named=True)
     assert row["input_tokens"] > 5
     assert row["cost_microusd"] == 100 * row["input_tokens"] + 200 * row["output_tokens"]
+
+
+def test_labels_that_yaml_reads_as_booleans_are_explained(declare: Declare) -> None:
+    with pytest.raises(SpecError, match="write such labels in quotes"):
+        declare(spec("labels: [yes, no]"), rows__jsonl=rows(1))
 
 
 def test_a_wrong_price_table_says_where(declare: Declare, claude: AnthropicServer) -> None:
