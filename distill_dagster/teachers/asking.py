@@ -1,7 +1,9 @@
 """Gets every request answered once: claims what is missing, stores what comes, waits for others."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 
 import polars as pl
@@ -147,11 +149,12 @@ class Asking:
         self._reserved.update((key, costs[key]) for key in granted)
         return chunk if len(granted) == len(chunk) else chunk.filter(pl.col("request_key").is_in(granted))
 
-    def deliver(self, answers: Sequence[Response]) -> None:
-        """Stores answers and settles what they cost, in one transaction; claims on them end with the next claim."""
+    def write(self, answers: Sequence[Response]) -> Callable[[], None]:
+        """Stores answers and settles what they cost, up to the commit that is returned (see `Desk`)."""
         actual = {a.request_key: a.usage.cost_microusd for a in answers}
         reserved = {key: self._reserved.pop(key, 0) for key in actual}
-        with self._store.writing() as connection:
+        with ExitStack() as transaction:
+            connection = transaction.enter_context(self._store.writing())
             self._store.add_in(
                 connection,
                 answers,
@@ -160,8 +163,19 @@ class Asking:
                 client_version=self._teacher.version,
             )
             self._budget.settle_in(connection, actual, reserved)
+            commit = transaction.pop_all().close
+        context = copy_context()
+
+        def finish() -> None:
+            commit()
+            context.run(self._stored, actual)
+
+        return finish
+
+    def _stored(self, actual: Mapping[str, int]) -> None:
+        """Counts answers (micro-dollars by request key) that are durable now."""
         self._done += actual
-        self._answered += len(answers)
+        self._answered += len(actual)
         self._cost_microusd += sum(actual.values())
         if not self._announce:
             return

@@ -17,8 +17,6 @@ from distill_dagster.teachers.protocol import REQUEST_COLUMNS, Desk, Response, U
 ATTEMPTS = 12
 FIRST_BACKOFF_S = 0.25
 LONGEST_BACKOFF_S = 30.0
-# The most answers that become durable together.
-GROUP = 16
 BYTES_PER_TOKEN = 4
 
 
@@ -103,6 +101,7 @@ class Conversation:
         self._desk = desk
         self._waiting: asyncio.Queue[tuple[str, str, int] | None] = asyncio.Queue(maxsize=concurrency)
         self._arrived: list[tuple[Response, asyncio.Future[None]]] = []
+        self._writer: asyncio.Task[None] | None = None
         self._unanswered = Unanswered()
         self._failures_in_a_row = 0
         self._output_tokens = 0
@@ -172,32 +171,32 @@ class Conversation:
 
     async def _make_durable(self, response: Response) -> None:
         """Returns when the answer is stored, together with those that came at about the same time."""
-        loop = asyncio.get_running_loop()
-        durable = loop.create_future()
+        durable = asyncio.get_running_loop().create_future()
         self._arrived.append((response, durable))
-        if len(self._arrived) >= GROUP:
-            self._commit()
-        elif len(self._arrived) == 1:
-            loop.call_soon(self._commit)  # after whatever else has arrived by now
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._write())
         await durable
 
-    def _commit(self) -> None:
-        """Stores what has arrived in one transaction, and only then lets its workers go on.
+    async def _write(self) -> None:
+        """Stores what has arrived, group by group, and only then lets its workers go on.
 
-        It runs in the event loop: a thread would fight with the loop for the interpreter and take longer.
+        The statements run here; only the waiting for the disk happens in a thread. A thread for all of it would fight
+        with the event loop for the interpreter, and take several times as long.
         """
-        group, self._arrived = self._arrived, []
-        if not group:
-            return
-        try:
-            self._desk.deliver([response for response, _ in group])
-        except Exception as error:
+        loop = asyncio.get_running_loop()
+        while self._arrived:
+            group, self._arrived = self._arrived, []
+            try:
+                commit = self._desk.write([response for response, _ in group])
+                await loop.run_in_executor(None, commit)
+            except Exception as error:
+                for _, durable in group:
+                    durable.set_exception(error)
+                continue
             for _, durable in group:
-                durable.set_exception(error)
-            return
-        for _, durable in group:
-            if not durable.done():  # its task was cancelled
-                durable.set_result(None)
+                if not durable.done():  # its task was cancelled
+                    durable.set_result(None)
+        self._writer = None
 
     def _count(self, response: Response, expected_tokens: int) -> None:
         usage = response.usage

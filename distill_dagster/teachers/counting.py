@@ -64,7 +64,8 @@ class _Tally:
         self._done = 0
         self.refused = 0
 
-    def deliver(self, answers: Sequence[Response]) -> None:
+    def write(self, answers: Sequence[Response]) -> Callable[[], None]:
+        """Passes counts on; nothing has to be made durable."""
         for answer in answers:
             if answer.status is ResponseStatus.ERROR:
                 self.refused += 1
@@ -72,6 +73,7 @@ class _Tally:
                 self._hear(answer.request_key, answer.usage.input_tokens)
         self._done += len(answers)
         report(Progress(STAGE, self._done, self._total, "requests"))
+        return lambda: None
 
     def lost(self, request_key: str) -> bool:
         """Counting is free, so it may always be asked again."""
