@@ -8,7 +8,6 @@ is the `teacher_outputs` stage: requests streamed in, answers stored, Parquet an
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -42,7 +41,6 @@ def peak_bytes(count: int, transport: str) -> int:
     from tests.teachers.answering_process import start
 
     with tempfile.TemporaryDirectory() as folder, serve_process() as url:
-        os.environ |= {"ANTHROPIC_API_KEY": KEY, "ANTHROPIC_BASE_URL": url}
         assets = Path(folder) / "assets" / "bench"
         assets.mkdir(parents=True)
         (assets / "defs.yaml").write_text(DEFS.format(transport=transport), encoding="utf-8")
@@ -52,7 +50,7 @@ def peak_bytes(count: int, transport: str) -> int:
                 file.write(json.dumps({"question": text}) + "\n")
         distillation = find_project(folder).distillation("bench")
         write_prompts(distillation, "all", build_prompts(distillation).partitions["all"])
-        process = start(Path(folder), "bench")
+        process = start(Path(folder), "bench", environment={"ANTHROPIC_API_KEY": KEY, "ANTHROPIC_BASE_URL": url})
         assert process.stdout is not None
         outcome = json.loads(process.stdout.readline())
         assert process.wait() == 0

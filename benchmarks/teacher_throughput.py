@@ -38,7 +38,10 @@ attributes:
 
 def question(number: int) -> str:
     """A prompt of about 150 characters."""
-    return f"Question {number}: what should a reader know about item {number} before using it for the first time? " + "x" * 50
+    return (
+        f"Question {number}: what should a reader know about item {number} before using it for the first time? "
+        + "x" * 50
+    )
 
 
 def bare(count: int, *, aiohttp: bool) -> float:

@@ -66,14 +66,19 @@ def new(ctx: click.Context, name: str) -> None:
     default="evaluation",
     help="The last kind of asset to make.",
 )
+@click.option(
+    "--no-wait", is_flag=True, help="Send provider batches and end; the sensor or the next run collects them."
+)
 @click.pass_context
-def run(ctx: click.Context, name: str, partitions: Sequence[str], students: Sequence[str], until: str) -> None:
+def run(
+    ctx: click.Context, name: str, partitions: Sequence[str], students: Sequence[str], until: str, no_wait: bool
+) -> None:
     """Make what changed, and nothing else, in this process."""
     from distill_dagster.commands.run import run_distillation
     from distill_dagster.plan import Asset, Request
 
     request = Request(partitions or None, students or None, Asset(until))
-    sys.exit(run_distillation(_distillation(ctx, name), request))
+    sys.exit(run_distillation(_distillation(ctx, name), request, wait=not no_wait))
 
 
 @main.command()

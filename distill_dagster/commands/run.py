@@ -13,13 +13,19 @@ from rich.console import Console
 
 from distill_dagster.commands.terminal import shown_progress
 from distill_dagster.plan import Request, is_anything_due
+from distill_dagster.progress import hearing
 from distill_dagster.project import Distillation
 from distill_dagster.teachers.outputs import make_teacher
 from distill_dagster.worker_process import no_launch
 
 
-def run_distillation(distillation: Distillation, request: Request) -> int:
-    """Runs what is due; returns the exit code (0 done or nothing to do, 1 failed)."""
+def run_distillation(distillation: Distillation, request: Request, *, wait: bool = True) -> int:
+    """Runs what is due; returns the exit code (0 done or nothing to do, 1 failed).
+
+    Args:
+        wait: whether to stay until provider batches have ended; else they are only sent, and the sensor of
+            `distill ui` or the next run collects them.
+    """
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     started = time.monotonic()
     if not _unfinished(distillation) and not is_anything_due(
@@ -27,10 +33,10 @@ def run_distillation(distillation: Distillation, request: Request) -> int:
     ):
         console.print(f"{distillation.name}: nothing to do; everything is up to date ({_seconds(started)})")
         return 0
-    return _run(distillation, request, console, started)
+    return _run(distillation, request, console, started, wait)
 
 
-def _run(distillation: Distillation, request: Request, console: Console, started: float) -> int:
+def _run(distillation: Distillation, request: Request, console: Console, started: float, wait: bool) -> int:
     from distill_dagster.graph.instance_home import open_instance
     from distill_dagster.graph.run import Runner
 
@@ -39,14 +45,22 @@ def _run(distillation: Distillation, request: Request, console: Console, started
 
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", message=".*in preview", module="dagster")
-    with _marked(distillation), open_instance(distillation.project) as instance, shown_progress(console):
-        outcome = Runner(distillation, instance, say).run(request)
+    with (
+        _marked(distillation),
+        open_instance(distillation.project) as instance,
+        shown_progress(console),
+        hearing(say),
+    ):
+        outcome = Runner(distillation, instance, say, wait=wait).run(request)
     for run_id in outcome.dead_runs:
         say(f"run {run_id} was killed earlier; it is now marked failed")
     if outcome.failure is not None:
         console.print(f"error: {outcome.failure}", style="red")
         say(f"stopped after {_seconds(started)}; what is finished is kept, run again to go on")
         return 1
+    if outcome.waiting:
+        names = ", ".join(outcome.waiting)
+        say(f"answers of {names} are in provider batches; `distill ui` collects them, or the next `distill run`")
     done = f"{len(outcome.done)} assets made" if outcome.done else "nothing to do; everything is up to date"
     say(f"{done} ({_seconds(started)})")
     return 0

@@ -1,4 +1,4 @@
-"""`distill status` and `distill report`: where each asset stands, from disk hashes."""
+"""`distill status` and `distill report`: where each asset stands, from disk hashes, and what was spent."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,14 +8,18 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from distill_dagster.commands.terminal import duration
 from distill_dagster.errors import EvaluationError
 from distill_dagster.evaluation.build import asset_of as evaluation_asset
 from distill_dagster.evaluation.build import read_evaluation
+from distill_dagster.graph.spending import OpenBatch, Spending, spending_of
+from distill_dagster.lineage.manifests import MANIFEST_FILE, read_manifest
 from distill_dagster.plan import Asset, plan_partitioned, plan_rest
 from distill_dagster.project import Distillation
 from distill_dagster.storage import read_current
 from distill_dagster.students.build import asset_of as student_asset
-from distill_dagster.teachers.outputs import make_teacher
+from distill_dagster.teachers.budget import MICRO
+from distill_dagster.teachers.outputs import make_teacher, outputs_summary
 from distill_dagster.worker_process import no_launch
 
 FORMAT = 1
@@ -29,6 +33,7 @@ class AssetStatus:
         state: `current`, `due` (it would run now) or `failed` (its rows have to be mended first).
         version: the version readers see, if any.
         why: why it is due or failed.
+        cost_microusd: what the teacher's answers in it did cost: those of a partition, or those that a student learned.
     """
 
     asset: str
@@ -37,9 +42,34 @@ class AssetStatus:
     state: str
     version: str | None
     why: str | None
+    cost_microusd: int | None = None
 
 
-def status_of(distillation: Distillation) -> list[AssetStatus]:
+@dataclass(frozen=True)
+class Status:
+    """Where a distillation stands.
+
+    Attributes:
+        assets: all of them, partition by partition.
+        spending: the account of a hosted teacher's distillation.
+    """
+
+    assets: Sequence[AssetStatus]
+    spending: Spending | None
+
+
+def status_of(distillation: Distillation) -> Status:
+    """Where a distillation stands, and what it has spent.
+
+    Raises:
+        SourceError, TemplateError, TeacherError: what is declared cannot be read.
+        StorageError: the response store cannot be opened.
+    """
+    spending = None if distillation.spec.teacher.is_local else spending_of(distillation)
+    return Status(_assets(distillation), spending)
+
+
+def _assets(distillation: Distillation) -> list[AssetStatus]:
     """All assets of a distillation, partition by partition.
 
     Raises:
@@ -55,7 +85,8 @@ def status_of(distillation: Distillation) -> list[AssetStatus]:
             failed = plan.failed.get(partition)
             why = failed or due.get(partition)
             state = "failed" if failed else "due" if why else "current"
-            rows.append(AssetStatus(asset, None, partition, state, current.version if current else None, why))
+            cost = _answers_cost(distillation, partition) if asset is Asset.TEACHER_OUTPUTS else None
+            rows.append(AssetStatus(asset, None, partition, state, current.version if current else None, why, cost))
     upstream = "the partitions above come first" if plan.prompts or plan.outputs or plan.removed else None
     steps = {
         (step.asset, step.name): step.why
@@ -68,24 +99,69 @@ def status_of(distillation: Distillation) -> list[AssetStatus]:
     return rows
 
 
-def print_status(rows: Sequence[AssetStatus], *, as_json: bool) -> None:
-    """Prints a table, or JSON: {"format": 1, "assets": [{asset, name, partition, state, version, why}]}."""
+def print_status(status: Status, *, as_json: bool) -> None:
+    """Prints a table and the account, or JSON.
+
+    The JSON is {"format": 1, "assets": [{asset, name, partition, state, version, why}], "spending": …}. A row has
+    `cost_microusd` too where a hosted teacher was paid for it. `spending` is null for a local teacher, else
+    {spent_microusd, reserved_microusd, budget_microusd, runs: [{run, requests, cost_microusd}], batches: [{id,
+    provider_id, state, requests, age_s}]}: the last runs that spent anything, newest first, and the provider batches
+    under way.
+    """
     console = Console(highlight=False)
     if as_json:
-        console.out(json.dumps({"format": FORMAT, "assets": [asdict(row) for row in rows]}, indent=2))
+        rows = [_json_row(row) for row in status.assets]
+        spending = asdict(status.spending) if status.spending else None
+        console.out(json.dumps({"format": FORMAT, "assets": rows, "spending": spending}, indent=2))
         return
-    table = Table("asset", "partition", "state", "version", "why", box=None, header_style="bold")
-    for row in rows:
+    is_paid = status.spending is not None
+    headings = ["asset", "partition", "state", "version", *(["cost"] if is_paid else []), "why"]
+    table = Table(*headings, box=None, header_style="bold")
+    for row in status.assets:
         colour = {"current": "green", "due": "yellow", "failed": "red"}[row.state]
         asset = f"{row.asset}/{row.name}" if row.name else row.asset
+        cost = [""] if row.cost_microusd is None else [_usd(row.cost_microusd)]
         table.add_row(
             asset,
             row.partition or "",
             f"[{colour}]{row.state}[/]",
             (row.version or "–")[:12],
+            *(cost if is_paid else []),
             (row.why or "").split("\n")[0],
         )
     console.print(table)
+    if status.spending is not None:
+        _print_spending(console, status.spending)
+
+
+def _print_spending(console: Console, spending: Spending) -> None:
+    console.print()
+    for batch in spending.batches:
+        console.print(_batch_line(batch), soft_wrap=True)
+    for run in spending.runs:
+        name = f"run {run.run[:8]}" if run.run else "outside of runs"
+        console.print(f"{name}: {_usd(run.cost_microusd)} for {run.requests:,} requests", soft_wrap=True)
+    budget = "" if spending.budget_microusd is None else f" of budget {_usd(spending.budget_microusd)}"
+    console.print(
+        f"spent {_usd(spending.spent_microusd)}{budget} (reserved {_usd(spending.reserved_microusd)})", soft_wrap=True
+    )
+
+
+def _batch_line(batch: OpenBatch) -> str:
+    known_as = batch.provider_id or "no provider id yet"
+    return f"batch {known_as}: {batch.state}, {batch.requests:,} requests, for {duration(batch.age_s)}"
+
+
+def _json_row(row: AssetStatus) -> dict[str, object]:
+    fields = asdict(row)
+    if row.cost_microusd is None:
+        del fields["cost_microusd"]
+    return fields
+
+
+def _usd(microusd: int) -> str:
+    """Dollars; cents where there are enough of them to matter, else four digits."""
+    return f"${microusd / MICRO:,.2f}" if microusd >= MICRO or not microusd else f"${microusd / MICRO:.4f}"
 
 
 def newest_report(distillation: Distillation, student: str | None) -> Path:
@@ -111,4 +187,16 @@ def _single(
 ) -> AssetStatus:
     current = read_current(distillation.files.asset(folder))
     why = steps.get((asset, name)) or upstream
-    return AssetStatus(asset, name, None, "due" if why else "current", current.version if current else None, why)
+    version = current.version if current else None
+    published = distillation.files.asset(folder) / (version or "")
+    cost = None
+    if asset is Asset.STUDENT and (published / MANIFEST_FILE).exists():
+        cost = read_manifest(published)["details"].get("teacher_cost_microusd")
+    return AssetStatus(asset, name, None, "due" if why else "current", version, why, cost)
+
+
+def _answers_cost(distillation: Distillation, partition: str) -> int | None:
+    """What a partition's current answers did cost; None for a local teacher, or where there are none."""
+    if distillation.spec.teacher.is_local:
+        return None
+    return outputs_summary(distillation, partition).get("cost_microusd")

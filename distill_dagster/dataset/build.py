@@ -210,7 +210,11 @@ def _make(distillation: Distillation, inputs: _Inputs, key: str) -> BuildRecord:
         inputs=inputs.versions,
         spec_hash=spec_hash(distillation.spec),
         counts=counts | {f"dropped_{reason}": count for reason, count in curated.drop_counts.items()},
-        details={"missing_partitions": list(inputs.missing), "curation": _settings(distillation.spec.curation)},
+        details={
+            "missing_partitions": list(inputs.missing),
+            "curation": _settings(distillation.spec.curation),
+            "authorization": distillation.spec.teacher.authorization,
+        },
     )
     dropped = curated.dropped.select(list(DROPPED_SCHEMA))
     write_file(_dropped_path(distillation, key), lambda aside: dropped.write_parquet(aside))

@@ -1,17 +1,34 @@
-"""All of a distillation's assets, as Dagster definitions."""
+"""All of a distillation's assets, checks and sensors, as Dagster definitions."""
 
 import dagster as dg
 
+from distill_dagster.graph.batch_sensor import batch_sensors
+from distill_dagster.graph.checks import output_checks
 from distill_dagster.graph.dataset import dataset_asset
 from distill_dagster.graph.evaluation import evaluation_asset
 from distill_dagster.graph.partitioned import partitioned_assets
+from distill_dagster.graph.pools import GPU, teacher_pool
 from distill_dagster.graph.student import student_asset
 from distill_dagster.project import Distillation
 
 
 def build_definitions(distillation: Distillation) -> dg.Definitions:
     """The graph of one distillation; nothing is read but its declaration."""
-    assets = [partitioned_assets(distillation), dataset_asset(distillation)]
+    return dg.Definitions(
+        assets=build_assets(distillation),
+        asset_checks=output_checks(distillation),
+        sensors=batch_sensors(distillation),
+    )
+
+
+def build_assets(distillation: Distillation, *, pooled: bool = True) -> list[dg.AssetsDefinition]:
+    """The assets alone.
+
+    Args:
+        pooled: whether their steps queue in Dagster's pools; a run in this process does so as a whole.
+    """
+    gpu, teacher = (GPU, teacher_pool(distillation.spec.teacher)) if pooled else (None, None)
+    assets = [partitioned_assets(distillation, teacher), dataset_asset(distillation)]
     for student in distillation.spec.students:
-        assets += [student_asset(distillation, student), evaluation_asset(distillation, student)]
-    return dg.Definitions(assets=assets)
+        assets += [student_asset(distillation, student, gpu), evaluation_asset(distillation, student, gpu)]
+    return assets

@@ -6,11 +6,12 @@ from distill_dagster.evaluation.build import build_evaluation
 from distill_dagster.graph.failures import as_failure
 from distill_dagster.graph.keys import CODE_VERSION, asset_key
 from distill_dagster.graph.metadata import report_metadata, sample
+from distill_dagster.graph.pools import mark_step
 from distill_dagster.graph.worker import observing, pipes_launch
 from distill_dagster.project import Distillation
 
 
-def evaluation_asset(distillation: Distillation, student: str) -> dg.AssetsDefinition:
+def evaluation_asset(distillation: Distillation, student: str, pool: str | None = None) -> dg.AssetsDefinition:
     """The evaluation of one student."""
     name = distillation.name
     key = asset_key(name, "evaluation", student)
@@ -20,10 +21,12 @@ def evaluation_asset(distillation: Distillation, student: str) -> dg.AssetsDefin
         deps=[asset_key(name, "student", student), asset_key(name, "dataset")],
         group_name=name,
         code_version=CODE_VERSION,
+        pool=pool,
         kinds={"scipy", "html"},
         description="Paired comparison of student, undistilled base and teacher on the test split.",
     )
     def evaluation(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+        mark_step(context, pool)
         with as_failure(), observing(context, key):
             build = build_evaluation(distillation, student, pipes_launch(context))
         metadata = report_metadata(build) | sample(distillation, build.side_by_side())

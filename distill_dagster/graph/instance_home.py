@@ -1,5 +1,6 @@
 """The Dagster instance that `distill run` and `distill ui` share, and the runs that died in it."""
 
+import fcntl
 import os
 import shutil
 import sys
@@ -8,11 +9,12 @@ from importlib.resources import as_file, files
 import dagster as dg
 from dagster import DagsterRunStatus, RunsFilter
 
+from distill_dagster.graph.pools import free_dead_slots
 from distill_dagster.process import has_ended, process_identity
 from distill_dagster.project import Project
 from distill_dagster.storage import write_json
 
-PROCESS_TAG = "distill/process"
+PROCESS_TAG = ".dagster/distill_process"  # Dagster's prefix keeps it out of the list of runs
 CODE_LOCATION = "distill_dagster"
 
 
@@ -20,12 +22,16 @@ def open_instance(project: Project) -> dg.DagsterInstance:
     """The instance at `DAGSTER_HOME`, else at `DISTILL_HOME/dagster`, made with the shipped settings when new."""
     home = project.dagster_home
     home.mkdir(parents=True, exist_ok=True)
-    settings = home / "dagster.yaml"
-    if not settings.exists():
-        with as_file(files("distill_dagster.graph").joinpath("instance", "dagster.yaml")) as shipped:
-            shutil.copyfile(shipped, settings)
     os.environ["DAGSTER_HOME"] = str(home)
-    return dg.DagsterInstance.get()
+    with (home / ".opening").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # Dagster trips over itself where two processes make its databases at once
+        settings = home / "dagster.yaml"
+        if not settings.exists():
+            with as_file(files("distill_dagster.graph").joinpath("instance", "dagster.yaml")) as shipped:
+                shutil.copyfile(shipped, settings)
+        instance = dg.DagsterInstance.get()
+        _ = instance.schedule_storage  # the databases are made when they are first asked for
+        return instance
 
 
 def process_tag() -> dict[str, str]:
@@ -34,7 +40,7 @@ def process_tag() -> dict[str, str]:
 
 
 def fail_dead_runs(instance: dg.DagsterInstance) -> list[str]:
-    """Marks runs of ended processes on this machine as failed; returns their ids."""
+    """Marks runs of ended processes on this machine as failed, and frees the slots they held; returns their ids."""
     unfinished = [DagsterRunStatus.STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.NOT_STARTED]
     dead = []
     for run in instance.get_runs(RunsFilter(statuses=unfinished)):
@@ -42,13 +48,14 @@ def fail_dead_runs(instance: dg.DagsterInstance) -> list[str]:
         if owner and has_ended(owner):
             instance.report_run_failed(run, "its process ended without a word (killed, or the machine went down)")
             dead.append(run.run_id)
+    free_dead_slots(instance)
     return dead
 
 
 def serve(project: Project, host: str, port: int) -> None:
     """Replaces this process by the Dagster UI and daemon on the project's instance."""
-    with open_instance(project):
-        pass
+    with open_instance(project) as instance:
+        fail_dead_runs(instance)
     workspace = project.home / "workspace.yaml"
     location = {
         "module_name": "distill_dagster.definitions",

@@ -1,9 +1,10 @@
-"""Names of assets in Dagster."""
+"""Names of assets and tags in Dagster."""
 
 import dagster as dg
 
 CODE_VERSION = "1"
 MISSING_PARTITION = "all"
+DISTILLATION_TAG = "distill/distillation"
 
 
 def asset_key(distillation: str, asset: str, name: str | None = None) -> dg.AssetKey:

@@ -8,9 +8,11 @@ import polars as pl
 from distill_dagster.dataset.build import DatasetBuild
 from distill_dagster.evaluation.build import EvaluationBuild
 from distill_dagster.evaluation.model import System
+from distill_dagster.graph.spending import Paid
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.store import PartitionPrompts
 from distill_dagster.students.build import StudentBuild
+from distill_dagster.teachers.asking import Asked
 from distill_dagster.teachers.budget import MICRO
 from distill_dagster.teachers.outputs import OutputsPartition
 
@@ -50,6 +52,37 @@ def outputs_metadata(distillation: Distillation, outputs: OutputsPartition, fram
     return metadata | sample(distillation, frame.select("completion", "stop_reason"))
 
 
+def asked_observation(key: dg.AssetKey, asked: Asked, paid: Paid | None) -> dg.AssetObservation:
+    """What one run asked and collected, and what that cost.
+
+    Args:
+        paid: what the accounts say; None for a local teacher.
+    """
+    collected = max(0, paid.answers - asked.answered) if paid else 0
+    new = asked.answered + collected
+    metadata: Metadata = {"answers of this run": dg.MetadataValue.int(new)}
+    if asked.needed:  # unknown where the run was cut short
+        metadata["answers stored before"] = dg.MetadataValue.int(max(0, asked.stored - collected))
+    if paid is None:
+        return dg.AssetObservation(key, description=f"{new:,} answers in this run", metadata=metadata)
+    cost = paid.cost_microusd / MICRO
+    metadata["cost USD of this run"] = dg.MetadataValue.float(cost)
+    return dg.AssetObservation(key, description=f"{new:,} answers for ${cost:,.4f} in this run", metadata=metadata)
+
+
+def waiting_observation(key: dg.AssetKey, waiting: Mapping[str, int]) -> dg.AssetObservation:
+    """Partitions whose answers are in provider batches, and how many."""
+    answers = sum(waiting.values())
+    return dg.AssetObservation(
+        key,
+        description=f"{answers:,} answers are in provider batches; the sensor collects them",
+        metadata={
+            "answers in provider batches": dg.MetadataValue.int(answers),
+            "partitions waiting": dg.MetadataValue.json(dict(waiting)),
+        },
+    )
+
+
 def dataset_metadata(distillation: Distillation, build: DatasetBuild, train: pl.DataFrame) -> Metadata:
     """Rows of each split and dropped rows by reason."""
     metadata: Metadata = {f"{split} rows": dg.MetadataValue.int(count) for split, count in build.split_counts.items()}
@@ -62,7 +95,7 @@ def dataset_metadata(distillation: Distillation, build: DatasetBuild, train: pl.
 
 
 def student_metadata(build: StudentBuild) -> Metadata:
-    """Rows, steps, losses and size of a student."""
+    """Rows, steps, losses and size of a student, and what its teacher's answers cost."""
     result = build.result
     metadata: Metadata = {
         "rows trained": dg.MetadataValue.int(result.rows_trained),
@@ -75,6 +108,8 @@ def student_metadata(build: StudentBuild) -> Metadata:
     }
     if result.validation_loss is not None:
         metadata["validation loss"] = dg.MetadataValue.float(result.validation_loss)
+    if build.teacher_cost_microusd is not None:
+        metadata["teacher cost USD"] = dg.MetadataValue.float(build.teacher_cost_microusd / MICRO)
     return metadata
 
 

@@ -5,18 +5,29 @@ partitions gives each its own data version, and one failed partition leaves the 
 downstream may be selected in the same run, for Dagster would skip it silently.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
+from distill_dagster.graph.checks import check_evaluations
 from distill_dagster.graph.failures import as_failure
 from distill_dagster.graph.keys import CODE_VERSION, asset_key
-from distill_dagster.graph.metadata import SAMPLE_ROWS, outputs_metadata, prompts_metadata, table_schema
+from distill_dagster.graph.metadata import (
+    SAMPLE_ROWS,
+    asked_observation,
+    outputs_metadata,
+    prompts_metadata,
+    table_schema,
+    waiting_observation,
+)
 from distill_dagster.graph.partitions import partitions_of
+from distill_dagster.graph.pools import mark_step
+from distill_dagster.graph.spending import Meter
 from distill_dagster.graph.worker import observing, pipes_launch
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.build import PromptBuild, build_prompts
 from distill_dagster.prompts.store import PROMPTS_SCHEMA, write_prompts, write_skipped
+from distill_dagster.teachers.anthropic import AnthropicTeacher
 from distill_dagster.teachers.outputs import (
     OUTPUTS_SCHEMA,
     OutputsBuild,
@@ -31,18 +42,34 @@ Metadata = Mapping[str, dg.MetadataValue]
 
 
 class PartitionedConfig(dg.Config):
-    """Narrows a run over a range of partitions to some of them."""
+    """Narrows a run over a range of partitions to some of them, and says how patient it is.
+
+    Attributes:
+        partitions: only these; with none of them a run collects what provider batches have ready, and no more.
+        wait: whether to stay until provider batches have ended; else the sensor collects them.
+    """
 
     partitions: list[str] | None = None
+    wait: bool = False
 
 
-def partitioned_assets(distillation: Distillation) -> dg.AssetsDefinition:
-    """`prompts[p]` and `teacher_outputs[p]` of a distillation."""
+def partitioned_config(distillation: str, partitions: Sequence[str], *, wait: bool) -> dict[str, object]:
+    """Run config of a run over some partitions."""
+    return {"ops": {op_name(distillation): {"config": {"partitions": list(partitions), "wait": wait}}}}
+
+
+def op_name(distillation: str) -> str:
+    """The step that makes the partitioned assets."""
+    return f"{distillation}__partitioned"
+
+
+def partitioned_assets(distillation: Distillation, pool: str | None = None) -> dg.AssetsDefinition:
+    """`prompts[p]` and `teacher_outputs[p]` of a distillation, made by one step in the teacher's pool."""
     name = distillation.name
     prompts, outputs = asset_key(name, "prompts"), asset_key(name, "teacher_outputs")
 
     @dg.multi_asset(
-        name=f"{name}__partitioned",
+        name=op_name(name),
         specs=[
             dg.AssetSpec(
                 prompts,
@@ -66,9 +93,11 @@ def partitioned_assets(distillation: Distillation) -> dg.AssetsDefinition:
         ],
         partitions_def=partitions_of(distillation),
         can_subset=True,
+        pool=pool,
         backfill_policy=dg.BackfillPolicy.single_run(),
     )
     def partitioned(context: dg.AssetExecutionContext, config: PartitionedConfig):  # type: ignore[no-untyped-def]
+        mark_step(context, pool)
         wanted = set(config.partitions) if config.partitions is not None else set(context.partition_keys)
         failed: dict[str, str] = {}
         with as_failure():
@@ -76,7 +105,11 @@ def partitioned_assets(distillation: Distillation) -> dg.AssetsDefinition:
                 failed |= _make_prompts(context, distillation, prompts, wanted)
             if outputs in context.selected_asset_keys:
                 with observing(context, outputs):
-                    failed |= _make_outputs(context, distillation, outputs, sorted(wanted.difference(failed)))
+                    failed |= _make_outputs(
+                        context, distillation, outputs, sorted(wanted.difference(failed)), wait=config.wait
+                    )
+                for evaluation in check_evaluations(distillation):
+                    context.log_event(evaluation)
         if failed:
             raise dg.Failure(description=_failures(failed), allow_retries=False)
         yield from ()
@@ -103,14 +136,26 @@ def _make_prompts(
 
 
 def _make_outputs(
-    context: dg.AssetExecutionContext, distillation: Distillation, key: dg.AssetKey, wanted: list[str]
+    context: dg.AssetExecutionContext, distillation: Distillation, key: dg.AssetKey, wanted: list[str], *, wait: bool
 ) -> dict[str, str]:
     present = [partition for partition in wanted if partition in distillation.files.partitions("prompts")]
     teacher = make_teacher(distillation, pipes_launch(context))
-    build: OutputsBuild = build_outputs(distillation, present, teacher)
+    meter = None if distillation.spec.teacher.is_local else Meter(distillation, context.run_id)
+    if not present and isinstance(teacher, AnthropicTeacher):
+        from distill_dagster.graph.open_batches import collect_ended
+
+        collect_ended(distillation, teacher, context.run_id)
+    build: OutputsBuild = build_outputs(distillation, present, teacher, run=context.run_id, wait=wait)
     for partition, made in build.partitions.items():
         metadata = outputs_metadata(distillation, made, read_outputs(distillation, partition, rows=SAMPLE_ROWS))
         _materialised(context, key, partition, made.version, metadata)
+    paid = meter.read() if meter else None
+    if build.asked.needed or (paid and paid.answers):
+        context.log_event(asked_observation(key, build.asked, paid))
+    if build.waiting:
+        observation = waiting_observation(key, build.waiting)
+        context.log.info(observation.description)
+        context.log_event(observation)
     return build.failed
 
 
@@ -130,4 +175,5 @@ def _failures(failed: Mapping[str, str]) -> str:
 
 
 def _teacher_kind(distillation: Distillation) -> str:
-    return {"transformers": "huggingface", "anthropic": "anthropic"}[distillation.spec.teacher.provider]
+    provider = distillation.spec.teacher.provider
+    return "huggingface" if provider == "transformers" else provider

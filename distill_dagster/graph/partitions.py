@@ -1,10 +1,14 @@
 """Dagster's partitions for the declared ones."""
 
+from collections.abc import Collection
+
 import dagster as dg
 
 from distill_dagster.graph.keys import MISSING_PARTITION
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.partitions import shard_names
+
+RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 
 def partitions_of(distillation: Distillation) -> dg.PartitionsDefinition[str]:
@@ -22,6 +26,16 @@ def partitions_of(distillation: Distillation) -> dg.PartitionsDefinition[str]:
 def dynamic_name(distillation: str) -> str:
     """Name of a distillation's dynamic partitions."""
     return f"{distillation}_partitions"
+
+
+def range_tags(distillation: Distillation, instance: dg.DagsterInstance, wanted: Collection[str]) -> dict[str, str]:
+    """Tags of one run over the smallest range, in Dagster's order, that has the wanted partitions it knows.
+
+    Where it knows none of them the range is all of them; it is empty where Dagster knows no partition at all.
+    """
+    known = list(partitions_of(distillation).get_partition_keys(dynamic_partitions_store=instance))
+    order = [key for key in known if key in set(wanted)] or known
+    return {RANGE_START: order[0], RANGE_END: order[-1]} if order else {}
 
 
 def register(distillation: Distillation, instance: dg.DagsterInstance, found: list[str]) -> None:

@@ -1,21 +1,23 @@
 """Materialises what a plan says, in this process, as Dagster runs on the project's instance."""
 
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import dagster as dg
 
-from distill_dagster.graph.definitions import build_definitions
+from distill_dagster.graph.definitions import build_assets
 from distill_dagster.graph.instance_home import fail_dead_runs, process_tag
-from distill_dagster.graph.keys import asset_key
-from distill_dagster.graph.partitions import partitions_of, register
+from distill_dagster.graph.keys import DISTILLATION_TAG, asset_key
+from distill_dagster.graph.partitioned import partitioned_config
+from distill_dagster.graph.partitions import range_tags, register
+from distill_dagster.graph.pools import GPU, slot, teacher_pool
 from distill_dagster.plan import Asset, Request, Step, plan_partitioned, plan_rest
 from distill_dagster.project import Distillation
-from distill_dagster.teachers.outputs import make_teacher, remove_partitions
+from distill_dagster.teachers.outputs import make_teacher, outputs_current, remove_partitions
+from distill_dagster.teachers.protocol import TeacherIdentity
 from distill_dagster.worker_process import no_launch
 
-RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
-DISTILLATION_TAG = "distill/distillation"
 INTERRUPTED = "DagsterExecutionInterruptedError"
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -27,22 +29,36 @@ class Outcome:
     Attributes:
         done: assets made, for people to read.
         failure: what went wrong, if anything did.
+        waiting: partitions whose answers are in provider batches; nothing that needs them was made.
         dead_runs: Dagster runs of killed processes that were marked failed.
     """
 
     done: list[str] = field(default_factory=list)
     failure: str | None = None
+    waiting: list[str] = field(default_factory=list)
     dead_runs: list[str] = field(default_factory=list)
 
 
 class Runner:
     """Runs one distillation's plan."""
 
-    def __init__(self, distillation: Distillation, instance: dg.DagsterInstance, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        distillation: Distillation,
+        instance: dg.DagsterInstance,
+        say: Callable[[str], None],
+        *,
+        wait: bool = True,
+    ) -> None:
+        """Args:
+        say: takes what the user should read.
+        wait: whether to stay until provider batches have ended; else they are only sent.
+        """
         self._distillation = distillation
         self._instance = instance
         self._say = say
-        definitions = build_definitions(distillation)
+        self._wait = wait
+        definitions = dg.Definitions(assets=build_assets(distillation, pooled=False))
         self._job = definitions.resolve_implicit_global_asset_job_def()
 
     def run(self, request: Request) -> Outcome:
@@ -58,31 +74,37 @@ class Runner:
         if plan.removed:
             remove_partitions(self._distillation, plan.found)
             self._say(f"partitions no longer in the source: {', '.join(plan.removed)}")
-        self._run_partitioned(plan.due(request), request, outcome)
-        if outcome.failure is None and request.wants(Asset.DATASET):
+        self._run_partitioned(plan.due(request), request, identity, outcome)
+        if outcome.failure is None and not outcome.waiting and request.wants(Asset.DATASET):
             steps = plan_rest(self._distillation, identity, request.student_names(self._distillation))
             self._run_rest([step for step in steps if request.wants(step.asset)], outcome)
         return outcome
 
-    def _run_partitioned(self, due: Sequence[str], request: Request, outcome: Outcome) -> None:
+    def _run_partitioned(
+        self, due: Sequence[str], request: Request, identity: TeacherIdentity, outcome: Outcome
+    ) -> None:
         if not due:
             return
+        name = self._distillation.name
         kinds = [asset for asset in (Asset.PROMPTS, Asset.TEACHER_OUTPUTS) if request.wants(asset)]
+        answers = Asset.TEACHER_OUTPUTS in kinds
         self._say(f"{' and '.join(kinds)} of {_listed(due)}")
-        order = self._partition_order(due)
-        failure = self._execute(
-            [asset_key(self._distillation.name, asset) for asset in kinds],
-            tags={RANGE_START: order[0], RANGE_END: order[-1]},
-            config={"ops": {f"{self._distillation.name}__partitioned": {"config": {"partitions": due}}}},
+        outcome.failure = self._execute(
+            [asset_key(name, asset) for asset in kinds],
+            tags=range_tags(self._distillation, self._instance, due),
+            config=partitioned_config(name, due, wait=self._wait),
+            pool=teacher_pool(self._distillation.spec.teacher) if answers else None,
         )
-        outcome.failure = failure
-        if failure is None:
-            outcome.done += [f"{asset}[{partition}]" for asset in kinds for partition in due]
-
-    def _partition_order(self, due: Sequence[str]) -> list[str]:
-        """The due partitions in the order in which Dagster has them, which its ranges refer to."""
-        known = partitions_of(self._distillation).get_partition_keys(dynamic_partitions_store=self._instance)
-        return [key for key in known if key in set(due)] or list(known)
+        if outcome.failure is not None:
+            return
+        if answers and not self._wait:
+            outcome.waiting = [p for p in due if not outputs_current(self._distillation, p, identity)]
+        outcome.done += [
+            f"{asset}[{partition}]"
+            for asset in kinds
+            for partition in due
+            if asset is Asset.PROMPTS or partition not in outcome.waiting
+        ]
 
     def _run_rest(self, steps: Sequence[Step], outcome: Outcome) -> None:
         if not steps:
@@ -90,19 +112,28 @@ class Runner:
         names = [f"{step.asset}{f' {step.name}' if step.name else ''}" for step in steps]
         self._say(f"{', '.join(names)}: {steps[0].why}")
         keys = [asset_key(self._distillation.name, step.asset, step.name) for step in steps]
-        outcome.failure = self._execute(keys, tags={}, config={})
+        trains = any(step.asset is not Asset.DATASET for step in steps)
+        outcome.failure = self._execute(keys, tags={}, config={}, pool=GPU if trains else None)
         if outcome.failure is None:
             outcome.done += names
 
-    def _execute(self, keys: list[dg.AssetKey], tags: dict[str, str], config: dict[str, object]) -> str | None:
-        """Executes one Dagster run; returns what failed, or None."""
-        result = self._job.execute_in_process(
-            instance=self._instance,
-            asset_selection=keys,
-            tags={**tags, **process_tag(), DISTILLATION_TAG: self._distillation.name},
-            run_config={**config, **QUIET},
-            raise_on_error=False,
-        )
+    def _execute(
+        self, keys: list[dg.AssetKey], tags: dict[str, str], config: dict[str, object], pool: str | None
+    ) -> str | None:
+        """Executes one Dagster run, once its pool has room; returns what failed, or None."""
+        run_id = str(uuid.uuid4())
+        try:
+            with slot(self._instance, pool, run_id, self._say):
+                result = self._job.execute_in_process(
+                    run_id=run_id,
+                    instance=self._instance,
+                    asset_selection=keys,
+                    tags={**tags, **process_tag(), DISTILLATION_TAG: self._distillation.name},
+                    run_config={**config, **QUIET},
+                    raise_on_error=False,
+                )
+        except KeyboardInterrupt:  # while waiting for the slot; inside the run Dagster makes it a failure of the step
+            return "interrupted"
         if result.success:
             return None
         return "\n".join(_failure_text(event) for event in result.get_step_failure_events()) or "the run failed"

@@ -5,12 +5,13 @@ import dagster as dg
 from distill_dagster.graph.failures import as_failure
 from distill_dagster.graph.keys import CODE_VERSION, asset_key
 from distill_dagster.graph.metadata import student_metadata
+from distill_dagster.graph.pools import mark_step
 from distill_dagster.graph.worker import observing, pipes_launch
 from distill_dagster.project import Distillation
 from distill_dagster.students.build import build_student
 
 
-def student_asset(distillation: Distillation, student: str) -> dg.AssetsDefinition:
+def student_asset(distillation: Distillation, student: str, pool: str | None = None) -> dg.AssetsDefinition:
     """One student of a distillation."""
     name = distillation.name
     key = asset_key(name, "student", student)
@@ -21,10 +22,12 @@ def student_asset(distillation: Distillation, student: str) -> dg.AssetsDefiniti
         deps=[asset_key(name, "dataset")],
         group_name=name,
         code_version=CODE_VERSION,
+        pool=pool,
         kinds={"pytorch", "huggingface"},
         description=f"Student trained by {spec.objective} on the teacher's completions.",
     )
     def student_checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+        mark_step(context, pool)
         with as_failure(), observing(context, key):
             build = build_student(
                 distillation,

@@ -9,7 +9,7 @@ from typing import Any, cast
 import dagster as dg
 
 from distill_dagster.errors import WorkerError
-from distill_dagster.progress import Progress, listening
+from distill_dagster.progress import Progress, hearing, listening
 from distill_dagster.worker_process import Launch, raise_worker_error, worker_command
 
 OBSERVATION_INTERVAL_S = 20.0
@@ -47,7 +47,7 @@ def pipes_launch(context: dg.AssetExecutionContext) -> Launch:
 
 @contextmanager
 def observing(context: dg.AssetExecutionContext, key: dg.AssetKey) -> Iterator[None]:
-    """Logs progress as observations of `key`, at most every 20 s and at the end of each stage."""
+    """Logs progress as observations of `key`, at most every 20 s and at the end of each stage, and notices as lines."""
     last = 0.0
 
     def observe(progress: Progress) -> None:
@@ -65,5 +65,5 @@ def observing(context: dg.AssetExecutionContext, key: dg.AssetKey) -> Iterator[N
         metadata |= {name: dg.MetadataValue.float(value) for name, value in progress.metrics.items()}
         context.log_event(dg.AssetObservation(key, metadata=metadata))
 
-    with listening(observe):
+    with listening(observe), hearing(context.log.info):
         yield

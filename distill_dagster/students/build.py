@@ -16,6 +16,7 @@ from distill_dagster.project import Distillation
 from distill_dagster.spec.students import StudentSpec
 from distill_dagster.storage import Current, new_folder, read_current, write_current, write_json
 from distill_dagster.students.card import model_card
+from distill_dagster.students.cost import teacher_cost_microusd
 from distill_dagster.teachers.leases import Leases
 from distill_dagster.teachers.store import ResponseStore
 from distill_dagster.worker_process import Launch, run_job
@@ -27,7 +28,11 @@ NOT_IDENTITY = frozenset({"base", "checkpoint_steps"})
 
 @dataclass(frozen=True)
 class StudentBuild:
-    """An adopted student."""
+    """An adopted student.
+
+    Attributes:
+        teacher_cost_microusd: what the teacher's answers behind its dataset did cost; None for a local teacher.
+    """
 
     name: str
     version: str
@@ -36,6 +41,7 @@ class StudentBuild:
     result: TrainResult
     changed: bool
     trained: bool
+    teacher_cost_microusd: int | None = None
 
 
 def asset_of(name: str) -> str:
@@ -113,6 +119,7 @@ def _train(distillation: Distillation, name: str, key: str, work: Path, launch: 
     if dataset is None:
         raise StudentError(f"{distillation.name}: there is no dataset to train {name!r} on; materialise it first")
     job = _job(distillation, spec, distillation.files.asset("dataset") / dataset.version, work)
+    cost_microusd = teacher_cost_microusd(distillation, job.dataset)  # before training: it needs files that may be gone
     run_job(job, launch)
     result = TrainResult.model_validate_json((work / RESULT_FILE).read_text(encoding="utf-8"))
     version = digest_model(work / "student").version
@@ -136,6 +143,7 @@ def _train(distillation: Distillation, name: str, key: str, work: Path, launch: 
             "base_version": base_digest,
             "teacher": distillation.spec.teacher.model,
             "authorization": distillation.spec.teacher.authorization,
+            "teacher_cost_microusd": cost_microusd,
             "result": result.model_dump(mode="json", exclude={"measurements"}),
         },
     )
@@ -170,6 +178,7 @@ def _published(distillation: Distillation, name: str, version: str, *, changed: 
         result=TrainResult.model_validate({**details["result"], "measurements": {}}),
         changed=changed,
         trained=trained,
+        teacher_cost_microusd=details.get("teacher_cost_microusd"),
     )
 
 

@@ -3,6 +3,7 @@
 from distill_dagster.jobs import TrainResult
 from distill_dagster.lineage.manifests import Manifest
 from distill_dagster.project import Distillation
+from distill_dagster.teachers.budget import MICRO
 
 
 def model_card(distillation: Distillation, name: str, manifest: Manifest, result: TrainResult) -> str:
@@ -37,6 +38,7 @@ def model_card(distillation: Distillation, name: str, manifest: Manifest, result
         f"| dataset | `{manifest.inputs['dataset']}` |",
         f"| base version | `{manifest.inputs['base']}` |",
         f"| declaration | `{manifest.spec_hash}` |",
+        f"| cost of the teacher's answers | {_cost(manifest)} |",
         f"| permission to train on the teacher's answers | {teacher.authorization or 'not stated'} |",
         "",
         "It answers prompts like those it was trained on; it is not expected to do well elsewhere.",
@@ -51,3 +53,8 @@ def model_card(distillation: Distillation, name: str, manifest: Manifest, result
         "",
     ]
     return "\n".join(lines)
+
+
+def _cost(manifest: Manifest) -> str:
+    microusd = manifest.details["teacher_cost_microusd"]
+    return "none: a local teacher" if microusd is None else f"${microusd / MICRO:,.4f}"

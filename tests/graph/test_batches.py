@@ -66,6 +66,15 @@ def observations(instance: dg.DagsterInstance) -> list[dict[str, Any]]:
     ]
 
 
+def costs(instance: dg.DagsterInstance) -> list[dict[str, Any]]:
+    """What the runs came to, newest first."""
+    return [metadata for metadata in observations(instance) if "cost USD of this run" in metadata]
+
+
+def dollars(distillation: Distillation, *partitions: str) -> float:
+    return sum(int(read_outputs(distillation, name)["cost_microusd"].sum()) for name in partitions) / 1_000_000
+
+
 def test_only_distillations_that_may_send_batches_have_the_sensor(declare: Declare) -> None:
     assert [sensor.name for sensor in batch_sensors(declare(BATCHED))] == ["demo_batches"]
     assert [sensor.name for sensor in batch_sensors(declare(spec(transport="auto")))] == ["demo_batches"]
@@ -99,9 +108,12 @@ def test_distill_run_waits_for_its_batches(
 
     assert outcome.waiting == []
     assert outcome.done == ["prompts[birds]", "teacher_outputs[birds]"]
-    cost = next(metadata for metadata in observations(instance) if "cost USD of this run" in metadata)
-    assert (cost["answers asked in this run"], cost["answers stored before"]) == (20, 0)
-    assert cost["cost USD of this run"] == read_outputs(distillation, "birds")["cost_microusd"].sum() / 1_000_000
+    (cost,) = costs(instance)
+    assert cost == {
+        "answers of this run": 20,
+        "answers stored before": 0,
+        "cost USD of this run": dollars(distillation, "birds"),
+    }
 
 
 def test_the_sensor_skips_while_nothing_is_to_be_collected(
@@ -133,6 +145,12 @@ def test_an_ended_batch_is_collected_by_one_run(
     assert instance.get_materialized_partitions(OUTPUTS) == {"birds", "fish"}
     assert len(read_outputs(distillation, "birds")) + len(read_outputs(distillation, "fish")) == 35
     assert len(claude.accepted) == 35
+    assert [(cost["answers of this run"], cost["answers stored before"]) for cost in costs(instance)] == [
+        (34, 1),
+        (1, 0),
+    ]
+    paid = sum(cost["cost USD of this run"] for cost in costs(instance))
+    assert paid == pytest.approx(dollars(distillation, "birds", "fish"))
     assert reason(tick(distillation, instance)) == "no batch is under way"
 
 

@@ -5,8 +5,10 @@ the outcome and its peak memory at the end. PARTS is the most requests of one pr
 """
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from distill_dagster.process import peak_memory_bytes
@@ -18,11 +20,18 @@ from distill_dagster.worker_process import no_launch
 REPOSITORY = Path(__file__).parents[2]
 
 
-def start(project: Path, name: str, parts: int | None = None) -> subprocess.Popen[str]:
-    """A started process that has said it is ready; environment as in this one."""
+def start(
+    project: Path, name: str, parts: int | None = None, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """A started process that has said it is ready.
+
+    Args:
+        environment: variables beside those of this process.
+    """
     command = [sys.executable, "-m", "tests.teachers.answering_process", str(project), name]
     command += [str(parts)] if parts is not None else []
-    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    variables = {**os.environ, **(environment or {})}
+    process = subprocess.Popen(command, cwd=REPOSITORY, env=variables, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process
