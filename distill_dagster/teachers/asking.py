@@ -1,12 +1,11 @@
 """Gets every request answered once: claims what is missing, stores what comes, waits for others."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from contextvars import copy_context
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import polars as pl
+from sqlalchemy import Connection
 
 from distill_dagster.errors import BudgetError, TeacherError
 from distill_dagster.progress import Progress, report
@@ -64,8 +63,7 @@ class Asking:
         self._claim_size = claim_size
         self._announce = announce
         self._leases = Leases(store.engine)
-        self._reserved: dict[str, int] = {}
-        self._done: list[str] = []
+        self._unsettled: dict[str, int] = {}
         self._answered = 0
         self._cost_microusd = 0
         self._total = 0
@@ -87,6 +85,8 @@ class Asking:
             self._total = found.missing
             if self._announce:
                 report(Progress(STAGE, 0, self._total, "answers", {"at_most_usd": found.most_microusd / MICRO}))
+            with self._store.writing() as connection:
+                self._budget.settle_stored_in(connection)
             with self._leases.alive():
                 found = replace(self._answer(requests), needed=found.needed, stored=found.stored)
         return Asked(found.needed, found.stored, self._answered, self._cost_microusd, found.in_batches)
@@ -110,9 +110,8 @@ class Asking:
                 time.sleep(POLL_S)  # another process is asking these
 
     def _give_back(self, unanswered: Unanswered) -> None:
-        for key in (*unanswered.unbilled, *unanswered.perhaps_billed):
-            self._reserved.pop(key, None)
         with self._store.writing() as connection:
+            self._settle_in(connection)
             self._budget.cancel_in(connection, unanswered.unbilled)
             self._leases.release_in(connection, [*unanswered.unbilled, *unanswered.perhaps_billed])
 
@@ -136,9 +135,8 @@ class Asking:
     def _claim(self, chunk: pl.DataFrame) -> pl.DataFrame:
         keys: list[str] = chunk["request_key"].to_list()
         bounds = dict(zip(keys, self._teacher.most_microusd(chunk).to_list(), strict=True))
-        done, self._done = self._done, []
         with self._store.writing(survives_power_loss=False) as connection:
-            self._leases.release_in(connection, done)
+            self._settle_in(connection)
             held = self._leases.acquire_in(connection, keys)
             # what another process answered or sent off between our look and our claim
             costs = {key: bounds[key] for key in self._store.open_in(connection, [key for key in keys if key in held])}
@@ -146,15 +144,17 @@ class Asking:
             if len(granted) < len(costs):
                 self._out_of_budget = budget_message(self._budget, self._budget.spent_in(connection))
             self._leases.release_in(connection, held.difference(granted))
-        self._reserved.update((key, costs[key]) for key in granted)
         return chunk if len(granted) == len(chunk) else chunk.filter(pl.col("request_key").is_in(granted))
 
-    def write(self, answers: Sequence[Response]) -> Callable[[], None]:
-        """Stores answers and settles what they cost, up to the commit that is returned (see `Desk`)."""
-        actual = {a.request_key: a.usage.cost_microusd for a in answers}
-        reserved = {key: self._reserved.pop(key, 0) for key in actual}
-        with ExitStack() as transaction:
-            connection = transaction.enter_context(self._store.writing())
+    def _settle_in(self, connection: Connection) -> None:
+        """Ends claims on what was answered, and turns reservations into costs; until then the upper bound counts."""
+        settled, self._unsettled = self._unsettled, {}
+        self._budget.settle_in(connection, settled)
+        self._leases.release_in(connection, settled)
+
+    def deliver(self, answers: Sequence[Response]) -> None:
+        """Stores answers; they are settled with the next claim."""
+        with self._store.writing() as connection:
             self._store.add_in(
                 connection,
                 answers,
@@ -162,19 +162,8 @@ class Asking:
                 transport=self._teacher.transport,
                 client_version=self._teacher.version,
             )
-            self._budget.settle_in(connection, actual, reserved)
-            commit = transaction.pop_all().close
-        context = copy_context()
-
-        def finish() -> None:
-            commit()
-            context.run(self._stored, actual)
-
-        return finish
-
-    def _stored(self, actual: Mapping[str, int]) -> None:
-        """Counts answers (micro-dollars by request key) that are durable now."""
-        self._done += actual
+        actual = {a.request_key: a.usage.cost_microusd for a in answers}
+        self._unsettled |= actual
         self._answered += len(actual)
         self._cost_microusd += sum(actual.values())
         if not self._announce:

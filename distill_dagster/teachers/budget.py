@@ -7,7 +7,7 @@ from decimal import Decimal
 from sqlalchemy import Connection, bindparam, delete, func, select, update
 
 from distill_dagster.teachers.database import insert_new, serialise
-from distill_dagster.teachers.schema import accounts, spending
+from distill_dagster.teachers.schema import accounts, responses, spending
 
 MICRO = 1_000_000
 CHUNK = 5_000
@@ -94,24 +94,24 @@ class Budget:
         cost = self._open(connection, [key]).get(key)
         return cost is None or bool(self.reserve_in(connection, {key: cost}))
 
-    def settle_in(
-        self, connection: Connection, actual: Mapping[str, int], reserved: Mapping[str, int] | None = None
-    ) -> None:
-        """Replaces reservations by what the answers did cost.
+    def settle_in(self, connection: Connection, actual: Mapping[str, int]) -> None:
+        """Replaces reservations by what the answers did cost (micro-dollars by request key)."""
+        reserved = self._open(connection, list(actual))
+        if not reserved:
+            return
+        self._commit(connection, sum(actual[key] - open_ for key, open_ in reserved.items()))
+        connection.execute(
+            _SETTLE, [{"account": self.distillation, "key": key, "cost": actual[key]} for key in reserved]
+        )
 
-        Args:
-            actual: micro-dollars by request key.
-            reserved: what is reserved for them, where the caller knows; else it is looked up.
-        """
-        reserved = self._open(connection, list(actual)) if reserved is None else reserved
-        settled = [
-            {"account": self.distillation, "key": key, "cost": cost}
-            for key, cost in actual.items()
-            if reserved.get(key)
-        ]
-        if settled:
-            self._commit(connection, sum(actual[key] - open_ for key, open_ in reserved.items() if key in actual))
-            connection.execute(_SETTLE, settled)
+    def settle_stored_in(self, connection: Connection) -> None:
+        """Settles what a killed process had stored and not settled yet."""
+        stored = (
+            select(spending.c.request_key, responses.c.cost_microusd)
+            .join(responses, responses.c.request_key == spending.c.request_key)
+            .where(spending.c.distillation == self.distillation, spending.c.actual_microusd.is_(None))
+        )
+        self.settle_in(connection, dict(connection.execute(stored).tuples().all()))
 
     def cancel_in(self, connection: Connection, keys: Sequence[str]) -> None:
         """Drops reservations of requests that were not billed."""

@@ -101,7 +101,6 @@ class Conversation:
         self._desk = desk
         self._waiting: asyncio.Queue[tuple[str, str, int] | None] = asyncio.Queue(maxsize=concurrency)
         self._arrived: list[tuple[Response, asyncio.Future[None]]] = []
-        self._writer: asyncio.Task[None] | None = None
         self._unanswered = Unanswered()
         self._failures_in_a_row = 0
         self._output_tokens = 0
@@ -171,32 +170,29 @@ class Conversation:
 
     async def _make_durable(self, response: Response) -> None:
         """Returns when the answer is stored, together with those that came at about the same time."""
-        durable = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        durable = loop.create_future()
         self._arrived.append((response, durable))
-        if self._writer is None:
-            self._writer = asyncio.create_task(self._write())
+        if len(self._arrived) == 1:
+            loop.call_soon(self._write)
         await durable
 
-    async def _write(self) -> None:
-        """Stores what has arrived, group by group, and only then lets its workers go on.
+    def _write(self) -> None:
+        """Stores whatever has arrived in one transaction, and only then lets its workers go on.
 
-        The statements run here; only the waiting for the disk happens in a thread. A thread for all of it would fight
-        with the event loop for the interpreter, and take several times as long.
+        It runs in the event loop. A thread would fight with the loop for the interpreter and take longer, and each hop
+        from one to the other waits for everything that is due in between.
         """
-        loop = asyncio.get_running_loop()
-        while self._arrived:
-            group, self._arrived = self._arrived, []
-            try:
-                commit = self._desk.write([response for response, _ in group])
-                await loop.run_in_executor(None, commit)
-            except Exception as error:
-                for _, durable in group:
-                    durable.set_exception(error)
-                continue
+        group, self._arrived = self._arrived, []
+        try:
+            self._desk.deliver([response for response, _ in group])
+        except Exception as error:
             for _, durable in group:
-                if not durable.done():  # its task was cancelled
-                    durable.set_result(None)
-        self._writer = None
+                durable.set_exception(error)
+            return
+        for _, durable in group:
+            if not durable.done():  # its task was cancelled
+                durable.set_result(None)
 
     def _count(self, response: Response, expected_tokens: int) -> None:
         usage = response.usage

@@ -64,7 +64,7 @@ class _Tally:
         self._done = 0
         self.refused = 0
 
-    def write(self, answers: Sequence[Response]) -> Callable[[], None]:
+    def deliver(self, answers: Sequence[Response]) -> None:
         """Passes counts on; nothing has to be made durable."""
         for answer in answers:
             if answer.status is ResponseStatus.ERROR:
@@ -73,7 +73,6 @@ class _Tally:
                 self._hear(answer.request_key, answer.usage.input_tokens)
         self._done += len(answers)
         report(Progress(STAGE, self._done, self._total, "requests"))
-        return lambda: None
 
     def lost(self, request_key: str) -> bool:
         """Counting is free, so it may always be asked again."""

@@ -1,7 +1,7 @@
 """What a teacher is to the rest of the package: an identity, a check, and answers."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -112,12 +112,8 @@ class Response:
 class Desk(Protocol):
     """Where a teacher hands its answers in, and where it learns whether it may go on."""
 
-    def write(self, answers: Sequence[Response]) -> Callable[[], None]:
-        """Writes answers in one transaction.
-
-        Returns:
-            The commit: they are durable when it has been called, in whichever thread. Nothing else is written before.
-        """
+    def deliver(self, answers: Sequence[Response]) -> None:
+        """Stores answers; they are durable when it returns."""
         ...
 
     def lost(self, request_key: str) -> bool:

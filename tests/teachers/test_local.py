@@ -27,9 +27,8 @@ class DeskStub:
     def keys(self) -> list[str]:
         return [answer.request_key for answer in self.answers]
 
-    def write(self, answers: Sequence[Response]) -> Callable[[], None]:
+    def deliver(self, answers: Sequence[Response]) -> None:
         self.answers += answers
-        return lambda: None
 
     def lost(self, request_key: str) -> bool:
         raise AssertionError(f"{request_key}: a local answer is never lost")

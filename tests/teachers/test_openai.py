@@ -6,7 +6,7 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,9 +48,8 @@ class MemoryDesk:
     losses: list[str] = field(default_factory=list)
     room: int = 1_000
 
-    def write(self, answers: Sequence[Response]) -> Callable[[], None]:
+    def deliver(self, answers: Sequence[Response]) -> None:
         self.answers |= {answer.request_key: answer for answer in answers}
-        return lambda: None
 
     def lost(self, request_key: str) -> bool:
         self.losses.append(request_key)
