@@ -75,10 +75,10 @@ def ours(count: int) -> float:
     from distill_dagster.project import find_project
     from distill_dagster.prompts.build import build_prompts
     from distill_dagster.prompts.store import write_prompts
-    from distill_dagster.teachers.obtaining import Purse, obtain
+    from distill_dagster.teachers.asking.obtaining import Purse, obtain
+    from distill_dagster.teachers.asking.samples import FirstSamples
     from distill_dagster.teachers.providers import make_teacher
-    from distill_dagster.teachers.samples import FirstSamples
-    from distill_dagster.teachers.store import ResponseStore
+    from distill_dagster.teachers.store.responses import ResponseStore
     from distill_dagster.worker_process import no_launch
 
     with tempfile.TemporaryDirectory() as folder:

@@ -96,11 +96,11 @@ def dispatch(
     """Calls the function for the kind of job; returns the content of result.json."""
     match job:
         case GenerateJob(engine="vllm"):
-            from distill_dagster.teachers import vllm_local
+            from distill_dagster.teachers.local import vllm_local
 
             return vllm_local.run_generate(job, progress)
         case GenerateJob():
-            from distill_dagster.teachers.transformers_local import run_generate
+            from distill_dagster.teachers.local.transformers_local import run_generate
 
             return run_generate(job, progress)
         case TrainJob():

@@ -16,7 +16,7 @@ import pytest
 
 from distill_dagster.project import Distillation, find_project
 from distill_dagster.students.build import read_student
-from distill_dagster.teachers.store import ResponseStore
+from distill_dagster.teachers.store.responses import ResponseStore
 
 TOPICS = ("birds", "fish", "trees")
 SPEC = """type: distill_dagster.Distillation

@@ -9,10 +9,10 @@ from rich.table import Table
 
 from distill_dagster.errors import TeacherError
 from distill_dagster.project import Distillation
-from distill_dagster.teachers.anthropic import AnthropicTeacher
-from distill_dagster.teachers.ledger import Batch, BatchState, Ledger
+from distill_dagster.teachers.anthropic.teacher import AnthropicTeacher
 from distill_dagster.teachers.providers import make_teacher
-from distill_dagster.teachers.store import ResponseStore
+from distill_dagster.teachers.store.ledger import Batch, BatchState, Ledger
+from distill_dagster.teachers.store.responses import ResponseStore
 from distill_dagster.worker_process import no_launch
 
 FORMAT = 1
@@ -47,7 +47,7 @@ def cancel_batch(distillation: Distillation, provider_id: str) -> str:
     Raises:
         TeacherError: it is not open, or the API cannot be asked.
     """
-    from distill_dagster.teachers.anthropic_batches import BatchClient
+    from distill_dagster.teachers.anthropic.batches import BatchClient
 
     _open(distillation, provider_id)
     teacher = make_teacher(distillation, no_launch)

@@ -10,10 +10,10 @@ from rich.text import Text
 
 from distill_dagster.commands.terminal import shown_progress
 from distill_dagster.project import Distillation
-from distill_dagster.teachers.dollars import dollars
-from distill_dagster.teachers.estimate import How, estimate
-from distill_dagster.teachers.estimated import Account, Estimate
-from distill_dagster.teachers.input_tokens import Tokens
+from distill_dagster.teachers.money.dollars import dollars
+from distill_dagster.teachers.money.estimate import How, estimate
+from distill_dagster.teachers.money.estimated import Account, Estimate
+from distill_dagster.teachers.money.input_tokens import Tokens
 
 FORMAT = 1
 TRANSPORTS = {

@@ -12,14 +12,14 @@ from distill_dagster.commands.terminal import duration
 from distill_dagster.errors import EvaluationError
 from distill_dagster.evaluation.build import asset_of as evaluation_asset
 from distill_dagster.evaluation.build import read_evaluation
-from distill_dagster.graph.spending import OpenBatch, Spending, spending_of
 from distill_dagster.lineage.manifests import MANIFEST_FILE, read_manifest
 from distill_dagster.plan import Asset, plan_partitioned, plan_rest
 from distill_dagster.project import Distillation
 from distill_dagster.storage import read_current
 from distill_dagster.students.build import asset_of as student_asset
-from distill_dagster.teachers.budget import MICRO
 from distill_dagster.teachers.outputs import make_teacher, outputs_summary
+from distill_dagster.teachers.store.budget import MICRO
+from distill_dagster.teachers.store.spending import OpenBatch, Spending, spending_of
 from distill_dagster.worker_process import no_launch
 
 FORMAT = 1

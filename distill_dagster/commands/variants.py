@@ -13,7 +13,7 @@ from distill_dagster.commands.terminal import shown_progress
 from distill_dagster.errors import DistillError
 from distill_dagster.evaluation.formatting import count
 from distill_dagster.project import Distillation
-from distill_dagster.teachers.dollars import dollars
+from distill_dagster.teachers.money.dollars import dollars
 from distill_dagster.variants.ask import Inquiry, ask, prepare
 from distill_dagster.variants.compare import compare, score_answers
 from distill_dagster.variants.formatting import interval, shown

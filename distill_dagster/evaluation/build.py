@@ -27,10 +27,10 @@ from distill_dagster.project import Distillation
 from distill_dagster.prompts.store import read_prompts
 from distill_dagster.storage import Current, new_folder, read_current, read_json, write_current, write_file
 from distill_dagster.students.build import StudentBuild, read_student, student_current
-from distill_dagster.teachers.budget import MICRO
-from distill_dagster.teachers.leases import Leases
 from distill_dagster.teachers.outputs import read_outputs
-from distill_dagster.teachers.store import ResponseStore
+from distill_dagster.teachers.store.budget import MICRO
+from distill_dagster.teachers.store.leases import Leases
+from distill_dagster.teachers.store.responses import ResponseStore
 from distill_dagster.worker_process import Launch, run_job
 
 STAGE_NUMBER = 1

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from distill_dagster.evaluation.token_baselines import IntArray, TokenBaselines
 from distill_dagster.students.projection import chunks, hidden_before, project
-from distill_dagster.teachers.chat_model import ChatModel, same_tokens
+from distill_dagster.teachers.local.chat_model import ChatModel, same_tokens
 
 FIDELITY_SCHEMA = {
     "prompt_id": pl.String(),

@@ -15,8 +15,8 @@ from distill_dagster.jobs import PredictJob, PredictModel, PredictResult, TryJob
 from distill_dagster.process import peak_memory_bytes
 from distill_dagster.progress_file import ProgressWriter
 from distill_dagster.storage import write_file
-from distill_dagster.teachers.chat_model import ChatModel, load_chat_model
-from distill_dagster.teachers.generation import Answer, StopReason, generate
+from distill_dagster.teachers.local.chat_model import ChatModel, load_chat_model
+from distill_dagster.teachers.local.generation import Answer, StopReason, generate
 
 # the teacher's answers are stored already: some are made again for its speed on this machine
 TIMED_ROWS = 32

@@ -18,10 +18,10 @@ from distill_dagster.graph.partitions import partitions_of, range_tags
 from distill_dagster.graph.pools import step_has_died
 from distill_dagster.lineage.hashing import digest
 from distill_dagster.project import Distillation
-from distill_dagster.teachers.anthropic import AnthropicTeacher
-from distill_dagster.teachers.database import open_database
-from distill_dagster.teachers.ledger import Batch, Ledger, open_batch_count
+from distill_dagster.teachers.anthropic.teacher import AnthropicTeacher
 from distill_dagster.teachers.outputs import ASSET, make_teacher
+from distill_dagster.teachers.store.database import open_database
+from distill_dagster.teachers.store.ledger import Batch, Ledger, open_batch_count
 from distill_dagster.worker_process import no_launch
 
 INTERVAL_S = 60

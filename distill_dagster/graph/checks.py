@@ -12,9 +12,9 @@ import dagster as dg
 
 from distill_dagster.graph.keys import asset_key
 from distill_dagster.project import Distillation
+from distill_dagster.teachers.answers.validity import INVALID_JSON, INVALID_LABEL
 from distill_dagster.teachers.outputs import ASSET, outputs_summary
 from distill_dagster.teachers.protocol import ResponseStatus
-from distill_dagster.teachers.validity import INVALID_JSON, INVALID_LABEL
 
 USABLE, AUTHORISED = "answers_usable", "authorization_stated"
 # What each threshold of `teacher.thresholds` counts.

@@ -8,13 +8,13 @@ import polars as pl
 from distill_dagster.dataset.build import DatasetBuild
 from distill_dagster.evaluation.build import EvaluationBuild
 from distill_dagster.evaluation.model import System
-from distill_dagster.graph.spending import Paid
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.store import PartitionPrompts
 from distill_dagster.students.build import StudentBuild
-from distill_dagster.teachers.asking import Asked
-from distill_dagster.teachers.budget import MICRO
+from distill_dagster.teachers.asking.asking import Asked
 from distill_dagster.teachers.outputs import OutputsPartition
+from distill_dagster.teachers.store.budget import MICRO
+from distill_dagster.teachers.store.spending import Paid
 
 SAMPLE_ROWS = 5
 SAMPLE_CHARS = 120

@@ -4,14 +4,14 @@ import time
 from collections.abc import Sequence
 
 from distill_dagster.project import Distillation
-from distill_dagster.teachers.anthropic import AnthropicTeacher
-from distill_dagster.teachers.anthropic_batches import BatchClient
-from distill_dagster.teachers.batching import GRACE_S, Batching
-from distill_dagster.teachers.ledger import Batch, BatchState, now_ms
-from distill_dagster.teachers.obtaining import Purse
+from distill_dagster.teachers.anthropic.batches import BatchClient
+from distill_dagster.teachers.anthropic.batching import GRACE_S, Batching
+from distill_dagster.teachers.anthropic.teacher import AnthropicTeacher
+from distill_dagster.teachers.asking.obtaining import Purse
+from distill_dagster.teachers.asking.requests import prompt_chunks, with_samples
 from distill_dagster.teachers.outputs import outputs_current
-from distill_dagster.teachers.requests import prompt_chunks, with_samples
-from distill_dagster.teachers.store import ResponseStore
+from distill_dagster.teachers.store.ledger import Batch, BatchState, now_ms
+from distill_dagster.teachers.store.responses import ResponseStore
 
 # A sensor's tick is short: one try a batch, and the oldest batches first, which end first.
 TIMEOUT_S = 5.0

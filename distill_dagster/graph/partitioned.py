@@ -22,12 +22,11 @@ from distill_dagster.graph.metadata import (
 )
 from distill_dagster.graph.partitions import partitions_of
 from distill_dagster.graph.pools import mark_step
-from distill_dagster.graph.spending import Meter
 from distill_dagster.graph.worker import observing, pipes_launch
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.build import PromptBuild, build_prompts
 from distill_dagster.prompts.store import PROMPTS_SCHEMA, write_prompts, write_skipped
-from distill_dagster.teachers.anthropic import AnthropicTeacher
+from distill_dagster.teachers.anthropic.teacher import AnthropicTeacher
 from distill_dagster.teachers.outputs import (
     OUTPUTS_SCHEMA,
     OutputsBuild,
@@ -36,6 +35,7 @@ from distill_dagster.teachers.outputs import (
     read_outputs,
     remove_partitions,
 )
+from distill_dagster.teachers.store.spending import Meter
 
 VERSION_TAG = "dagster/data_version"
 Metadata = Mapping[str, dg.MetadataValue]

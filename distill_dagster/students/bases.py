@@ -16,7 +16,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from distill_dagster.errors import StudentError
 from distill_dagster.jobs import ModelRef, PrunedBase
-from distill_dagster.teachers.chat_model import load_model
+from distill_dagster.teachers.local.chat_model import load_model
 
 CALIBRATION_ROWS = 64
 _CALIBRATION_BATCH = 8

@@ -17,8 +17,8 @@ from distill_dagster.spec.students import StudentSpec
 from distill_dagster.storage import Current, new_folder, read_current, write_current, write_json
 from distill_dagster.students.card import model_card
 from distill_dagster.students.cost import teacher_cost_microusd
-from distill_dagster.teachers.leases import Leases
-from distill_dagster.teachers.store import ResponseStore
+from distill_dagster.teachers.store.leases import Leases
+from distill_dagster.teachers.store.responses import ResponseStore
 from distill_dagster.worker_process import Launch, run_job
 
 STAGE_NUMBER = 1

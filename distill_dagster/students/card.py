@@ -3,7 +3,7 @@
 from distill_dagster.jobs import TrainResult
 from distill_dagster.lineage.manifests import Manifest
 from distill_dagster.project import Distillation
-from distill_dagster.teachers.budget import MICRO
+from distill_dagster.teachers.store.budget import MICRO
 
 
 def model_card(distillation: Distillation, name: str, manifest: Manifest, result: TrainResult) -> str:

@@ -14,7 +14,7 @@ import polars as pl
 from transformers import PreTrainedTokenizerBase
 
 from distill_dagster.errors import StudentError
-from distill_dagster.teachers.chat_model import decode_text, encode_chat, end_of_turn_id
+from distill_dagster.teachers.local.chat_model import decode_text, encode_chat, end_of_turn_id
 
 SCHEMA = {
     "prompt_id": pl.String(),

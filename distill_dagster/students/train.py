@@ -28,7 +28,7 @@ from distill_dagster.students.bases import CALIBRATION_ROWS, Base, load_base
 from distill_dagster.students.checkpoints import newest_complete_checkpoint
 from distill_dagster.students.tokens import TokenisedRows, labels, tokenise
 from distill_dagster.students.trainer import CompletionTrainer, Reporter
-from distill_dagster.teachers.chat_model import load_tokenizer, same_tokens, stop_ids
+from distill_dagster.teachers.local.chat_model import load_tokenizer, same_tokens, stop_ids
 
 LISTED_IDS = 1000
 CURVE_POINTS = 500

@@ -12,16 +12,16 @@ from distill_dagster.lineage.builds import BuildRecord, Builds, build_key
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.store import remove_vanished
 from distill_dagster.storage import Current, read_current, remove_current, write_current
-from distill_dagster.teachers.asking import Asked
-from distill_dagster.teachers.assessment import Assessor
-from distill_dagster.teachers.judging import JudgeRequests, verdicts
-from distill_dagster.teachers.obtaining import Purse, answers_to, try_to_obtain
+from distill_dagster.teachers.answers.assessment import Assessor
+from distill_dagster.teachers.answers.judging import JudgeRequests, verdicts
+from distill_dagster.teachers.asking.asking import Asked
+from distill_dagster.teachers.asking.obtaining import Purse, answers_to, try_to_obtain
+from distill_dagster.teachers.asking.requests import prompt_chunks
+from distill_dagster.teachers.asking.samples import join_answers, requests_of
 from distill_dagster.teachers.outputs_file import OUTPUTS_SCHEMA, OutputsFile
 from distill_dagster.teachers.protocol import Teacher, TeacherIdentity
 from distill_dagster.teachers.providers import make_judge, make_teacher
-from distill_dagster.teachers.requests import prompt_chunks
-from distill_dagster.teachers.samples import join_answers, requests_of
-from distill_dagster.teachers.store import ResponseStore
+from distill_dagster.teachers.store.responses import ResponseStore
 from distill_dagster.worker_process import no_launch
 
 __all__ = [

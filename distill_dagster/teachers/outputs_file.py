@@ -14,8 +14,8 @@ from polars.datatypes import DataType, DataTypeClass
 
 from distill_dagster.lineage.hashing import VersionHash
 from distill_dagster.storage import publish_file
-from distill_dagster.teachers.assessment import ASSESSED_SCHEMA
-from distill_dagster.teachers.store import FETCHED
+from distill_dagster.teachers.answers.assessment import ASSESSED_SCHEMA
+from distill_dagster.teachers.store.responses import FETCHED
 
 OUTPUTS_SCHEMA: dict[str, DataType | DataTypeClass] = {
     "prompt_id": pl.String,

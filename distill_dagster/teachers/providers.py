@@ -7,12 +7,12 @@ from typing import Any
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.messages import few_shot_turns
 from distill_dagster.spec.teacher import TeacherSpec
-from distill_dagster.teachers.anthropic import AnthropicTeacher
-from distill_dagster.teachers.assessment import Assessor
-from distill_dagster.teachers.local import LocalTeacher
-from distill_dagster.teachers.openai_teacher import OpenAiTeacher
+from distill_dagster.teachers.answers.assessment import Assessor
+from distill_dagster.teachers.answers.validity import load_schema
+from distill_dagster.teachers.anthropic.teacher import AnthropicTeacher
+from distill_dagster.teachers.local.teacher import LocalTeacher
+from distill_dagster.teachers.openai.teacher import OpenAiTeacher
 from distill_dagster.teachers.protocol import Teacher
-from distill_dagster.teachers.validity import load_schema
 from distill_dagster.worker_process import Launch
 
 

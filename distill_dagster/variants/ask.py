@@ -10,11 +10,11 @@ from distill_dagster.project import Distillation
 from distill_dagster.prompts.build import PromptBuild, build_prompts
 from distill_dagster.prompts.splits import Split, sha256_hex
 from distill_dagster.prompts.store import PROMPTS_SCHEMA
-from distill_dagster.teachers.obtaining import Purse, obtain
+from distill_dagster.teachers.asking.obtaining import Purse, obtain
+from distill_dagster.teachers.asking.survey import Survey, survey
 from distill_dagster.teachers.protocol import Teacher
 from distill_dagster.teachers.providers import make_teacher
-from distill_dagster.teachers.store import ResponseStore
-from distill_dagster.teachers.survey import Survey, survey
+from distill_dagster.teachers.store.responses import ResponseStore
 from distill_dagster.variants.make import DECLARED, Design, make_designs
 from distill_dagster.worker_process import Launch
 

@@ -11,11 +11,11 @@ from distill_dagster.evaluation.statistics import DEFAULT_SEED, Estimate, mean_e
 from distill_dagster.metrics import METRICS, chrf, words
 from distill_dagster.spec.evaluation import EvaluationSpec
 from distill_dagster.spec.teacher import TeacherSpec
-from distill_dagster.teachers.anthropic import AnthropicTeacher
-from distill_dagster.teachers.assessment import Assessor
-from distill_dagster.teachers.dollars import MICRO
-from distill_dagster.teachers.selection import is_usable
-from distill_dagster.teachers.validity import is_judged
+from distill_dagster.teachers.answers.assessment import Assessor
+from distill_dagster.teachers.answers.selection import is_usable
+from distill_dagster.teachers.answers.validity import is_judged
+from distill_dagster.teachers.anthropic.teacher import AnthropicTeacher
+from distill_dagster.teachers.money.dollars import MICRO
 from distill_dagster.variants.ask import ROW_COLUMNS, Inquiry, Question
 from distill_dagster.variants.headlines import headlines
 from distill_dagster.variants.make import DECLARED, declared_values

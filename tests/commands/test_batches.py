@@ -39,7 +39,7 @@ def test_it_lists_batches_with_their_state(sent: Distillation, claude: Anthropic
 def test_a_cancelled_batch_brings_what_it_answered_and_the_rest_is_asked_again(
     sent: Distillation, claude: AnthropicServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("distill_dagster.teachers.batching.FIRST_POLL_S", 0.02)
+    monkeypatch.setattr("distill_dagster.teachers.anthropic.batching.FIRST_POLL_S", 0.02)
     claude.cancel_completes = 4
     shown = distill(sent, "--cancel", claude.batches[0].id)
     claude.hold_batches = False
@@ -54,7 +54,7 @@ def test_a_cancelled_batch_brings_what_it_answered_and_the_rest_is_asked_again(
 def test_a_batch_that_is_given_up_is_asked_again(
     sent: Distillation, claude: AnthropicServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("distill_dagster.teachers.batching.FIRST_POLL_S", 0.02)
+    monkeypatch.setattr("distill_dagster.teachers.anthropic.batching.FIRST_POLL_S", 0.02)
     shown = distill(sent, "--give-up", claude.batches[0].id)
     claude.hold_batches = False
 

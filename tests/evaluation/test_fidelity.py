@@ -13,7 +13,7 @@ from distill_dagster.evaluation import fidelity
 from distill_dagster.evaluation.fidelity import measure_fidelity
 from distill_dagster.evaluation.token_baselines import count_tokens
 from distill_dagster.jobs import ModelRef
-from distill_dagster.teachers.chat_model import ChatModel, load_chat_model
+from distill_dagster.teachers.local.chat_model import ChatModel, load_chat_model
 from tests.tiny import make_tiny_model
 from tests.worker_jobs import dataset_rows
 

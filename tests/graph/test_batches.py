@@ -14,10 +14,10 @@ from distill_dagster.graph.pools import STEP_TAG
 from distill_dagster.graph.run import Outcome, Runner
 from distill_dagster.plan import Asset, Request
 from distill_dagster.project import Distillation
-from distill_dagster.teachers.batching import GRACE_S
-from distill_dagster.teachers.database import open_database, writing
-from distill_dagster.teachers.ledger import Ledger, now_ms
+from distill_dagster.teachers.anthropic.batching import GRACE_S
 from distill_dagster.teachers.outputs import make_teacher, outputs_current, read_outputs
+from distill_dagster.teachers.store.database import open_database, writing
+from distill_dagster.teachers.store.ledger import Ledger, now_ms
 from distill_dagster.worker_process import no_launch
 from tests.fakes.anthropic_server import AnthropicServer, Reply
 from tests.graph.hosted import Declare, rows, spec
@@ -262,7 +262,7 @@ def test_a_batch_of_which_nobody_knows_is_looked_for_once_it_is_old_enough(
 
     later = now_ms() + int(GRACE_S * 1000) + 1
     monkeypatch.setattr(open_batches, "now_ms", lambda: later)
-    monkeypatch.setattr("distill_dagster.teachers.batching.now_ms", lambda: later)
+    monkeypatch.setattr("distill_dagster.teachers.anthropic.batching.now_ms", lambda: later)
     request = tick(distillation, instance)
     execute(distillation, instance, request)
 

@@ -11,9 +11,9 @@ from distill_dagster.graph.run import Runner
 from distill_dagster.plan import Asset, Request
 from distill_dagster.storage import read_current
 from distill_dagster.students.build import read_student
-from distill_dagster.teachers.budget import Budget
 from distill_dagster.teachers.outputs import read_outputs
-from distill_dagster.teachers.store import ResponseStore
+from distill_dagster.teachers.store.budget import Budget
+from distill_dagster.teachers.store.responses import ResponseStore
 from tests.fakes.anthropic_server import AnthropicServer
 from tests.graph.hosted import Declare, rows, spec
 

@@ -74,7 +74,7 @@ def test_a_right_declaration_loads(tmp_path: Path) -> None:
         (
             "provider: transformers",
             "provider: transformers\n    budget_usd: 3",
-            "6: teacher: budget_usd: only for a hosted",
+            "6: teacher: budget_usd: only for provider anthropic or openai",
         ),
         (
             "provider: transformers\n    model: some/model\n",

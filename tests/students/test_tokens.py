@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from distill_dagster.errors import StudentError
 from distill_dagster.jobs import ModelRef
 from distill_dagster.students.tokens import labels, tokenise
-from distill_dagster.teachers.chat_model import end_of_turn_id, load_tokenizer, same_tokens
+from distill_dagster.teachers.local.chat_model import end_of_turn_id, load_tokenizer, same_tokens
 from tests.tiny import END, make_tiny_tokenizer
 from tests.worker_jobs import dataset_rows
 

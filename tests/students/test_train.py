@@ -19,7 +19,7 @@ from distill_dagster.progress_file import ProgressWriter
 from distill_dagster.students.bases import load_base
 from distill_dagster.students.checkpoints import newest_complete_checkpoint
 from distill_dagster.students.train import make_trainer, read_rows, run_train
-from distill_dagster.teachers.chat_model import load_tokenizer
+from distill_dagster.teachers.local.chat_model import load_tokenizer
 from tests.worker_jobs import dataset_rows, train_job, write_dataset
 
 

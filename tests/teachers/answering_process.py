@@ -13,7 +13,7 @@ from pathlib import Path
 
 from distill_dagster.process import peak_memory_bytes
 from distill_dagster.project import find_project
-from distill_dagster.teachers import batching
+from distill_dagster.teachers.anthropic import batching
 from distill_dagster.teachers.outputs import build_outputs, make_teacher
 from distill_dagster.worker_process import no_launch
 

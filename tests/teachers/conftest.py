@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from distill_dagster.teachers.database import open_database, writing
-from distill_dagster.teachers.schema import metadata
+from distill_dagster.teachers.store.database import open_database, writing
+from distill_dagster.teachers.store.schema import metadata
 from tests.fakes.postgres_server import postgres_binaries, postgres_server
 
 

@@ -11,7 +11,7 @@ from distill_dagster.project import Distillation
 from distill_dagster.prompts.build import build_prompts
 from distill_dagster.prompts.store import write_prompts
 from distill_dagster.teachers.outputs import OutputsBuild, build_outputs, make_teacher, read_outputs
-from distill_dagster.teachers.store import ResponseStore
+from distill_dagster.teachers.store.responses import ResponseStore
 from distill_dagster.worker_process import no_launch
 from tests.fakes.anthropic_server import KEY, AnthropicServer, Reply
 

@@ -9,7 +9,7 @@ import pytest
 
 from distill_dagster.errors import SpecError, TeacherError
 from distill_dagster.spec.teacher import TeacherSpec
-from distill_dagster.teachers.assessment import ASSESSED_SCHEMA, Assessor
+from distill_dagster.teachers.answers.assessment import ASSESSED_SCHEMA, Assessor
 
 JUDGE = {"model": "claude-sonnet-5", "prices": {"input": 1, "output": 2}, "base_url": "http://one"}
 

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import pytest
 
 from distill_dagster.project import Distillation
-from distill_dagster.teachers import batching, transport
-from distill_dagster.teachers.budget import Budget
-from distill_dagster.teachers.ledger import BatchState, Ledger
+from distill_dagster.teachers.anthropic import batching, transport
 from distill_dagster.teachers.outputs import read_outputs
-from distill_dagster.teachers.store import ResponseStore
+from distill_dagster.teachers.store.budget import Budget
+from distill_dagster.teachers.store.ledger import BatchState, Ledger
+from distill_dagster.teachers.store.responses import ResponseStore
 from tests.fakes.anthropic_server import AnthropicServer, Reply, refusal, spend_limit
 from tests.teachers.hosted import answer, rows, spec
 
@@ -280,7 +280,7 @@ def test_results_that_the_provider_no_longer_keeps_are_given_up(
     claude.hold_batches = False
     with monkeypatch.context() as patched:
         patched.setattr(
-            "distill_dagster.teachers.anthropic_batches.BatchClient.retrieve",
+            "distill_dagster.teachers.anthropic.batches.BatchClient.retrieve",
             lambda self, provider_id: _without_results(claude),
         )
         answer(distillation, wait=False)
@@ -293,7 +293,7 @@ def test_results_that_the_provider_no_longer_keeps_are_given_up(
 
 
 def _without_results(claude: AnthropicServer) -> object:
-    from distill_dagster.teachers.anthropic_batches import ProviderBatch
+    from distill_dagster.teachers.anthropic.batches import ProviderBatch
 
     return ProviderBatch(claude.batches[0].id, True, False, {"succeeded": 9}, 0, 1)
 

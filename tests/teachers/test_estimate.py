@@ -13,8 +13,8 @@ from distill_dagster.progress import Progress, listening
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.build import build_prompts
 from distill_dagster.prompts.store import write_prompts
-from distill_dagster.teachers.dollars import dollars
-from distill_dagster.teachers.estimate import estimate
+from distill_dagster.teachers.money.dollars import dollars
+from distill_dagster.teachers.money.estimate import estimate
 from distill_dagster.teachers.outputs import build_outputs, make_teacher
 from distill_dagster.worker_process import no_launch
 from tests.fakes.anthropic_messages import InputTokens

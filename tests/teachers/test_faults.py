@@ -11,9 +11,9 @@ import pytest
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.build import build_prompts
 from distill_dagster.prompts.store import read_prompts, write_prompts
-from distill_dagster.teachers.budget import Budget
 from distill_dagster.teachers.outputs import build_outputs, make_teacher, outputs_summary, read_outputs
-from distill_dagster.teachers.store import ResponseStore
+from distill_dagster.teachers.store.budget import Budget
+from distill_dagster.teachers.store.responses import ResponseStore
 from distill_dagster.worker_process import no_launch
 from tests.fakes.anthropic_server import KEY, AnthropicServer, FaultMix, Reply, serve_process
 from tests.teachers.hosted import answer, rows, spec
@@ -100,7 +100,7 @@ def test_a_lost_answer_is_not_asked_again_beyond_the_budget(declare: Declare, cl
 def test_no_server_costs_nothing_and_says_so(declare: Declare, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
     monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr("distill_dagster.teachers.conversation.FIRST_BACKOFF_S", 0.001)
+    monkeypatch.setattr("distill_dagster.teachers.asking.conversation.FIRST_BACKOFF_S", 0.001)
     distillation = declare(spec("budget_usd: 1"), rows__jsonl=rows(5))
 
     build = answer(distillation)

@@ -7,9 +7,9 @@ import torch
 
 from distill_dagster.errors import TeacherError
 from distill_dagster.jobs import ModelRef
-from distill_dagster.teachers import generation
-from distill_dagster.teachers.chat_model import ChatModel, load_chat_model
-from distill_dagster.teachers.generation import StopReason, generate
+from distill_dagster.teachers.local import generation
+from distill_dagster.teachers.local.chat_model import ChatModel, load_chat_model
+from distill_dagster.teachers.local.generation import StopReason, generate
 
 QUESTIONS = [
     "Hi",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from distill_dagster.errors import SpecError
 from distill_dagster.spec.answers import JudgeSpec
 from distill_dagster.spec.money import PriceSpec
-from distill_dagster.teachers.judge import INSTRUCTIONS, judge_prompts, judge_scores, judge_teacher
+from distill_dagster.teachers.answers.judge import INSTRUCTIONS, judge_prompts, judge_scores, judge_teacher
 
 JUDGE = JudgeSpec(model="claude-sonnet-5", rubric="Kind and true.")
 texts = st.text(st.characters(exclude_categories=["Cs"]))

@@ -15,7 +15,7 @@ from distill_dagster.project import Distillation
 from distill_dagster.prompts.build import build_prompts
 from distill_dagster.prompts.store import write_prompts
 from distill_dagster.teachers.outputs import outputs_summary, read_outputs
-from distill_dagster.teachers.store import ResponseStore
+from distill_dagster.teachers.store.responses import ResponseStore
 from tests.fakes.anthropic_server import KEY, AnthropicServer, serve_process
 from tests.teachers.answering_process import start
 from tests.teachers.hosted import rows, spec

@@ -6,9 +6,9 @@ import threading
 
 from sqlalchemy import Engine, update
 
-from distill_dagster.teachers.database import writing
-from distill_dagster.teachers.leases import Leases
-from distill_dagster.teachers.schema import leases
+from distill_dagster.teachers.store.database import writing
+from distill_dagster.teachers.store.leases import Leases
+from distill_dagster.teachers.store.schema import leases
 
 
 def test_one_owner_at_a_time(engine: Engine) -> None:
@@ -45,8 +45,8 @@ def test_renewal_prolongs(engine: Engine) -> None:
 
 def test_the_claim_of_a_dead_process_is_free_at_once(engine: Engine) -> None:
     code = (
-        "import sys; from distill_dagster.teachers.database import open_database;"
-        "from distill_dagster.teachers.leases import Leases;"
+        "import sys; from distill_dagster.teachers.store.database import open_database;"
+        "from distill_dagster.teachers.store.leases import Leases;"
         "print(Leases(open_database(sys.argv[1])).acquire(['a']))"
     )
     url = engine.url.render_as_string(hide_password=False)

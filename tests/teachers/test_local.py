@@ -10,10 +10,10 @@ import pytest
 from distill_dagster.errors import TeacherError
 from distill_dagster.jobs import GenerateJob
 from distill_dagster.project import Distillation
-from distill_dagster.teachers import engines
-from distill_dagster.teachers.local import LocalTeacher, write_requests
+from distill_dagster.teachers.local import engines
+from distill_dagster.teachers.local.shards import SHARD_SCHEMA
+from distill_dagster.teachers.local.teacher import LocalTeacher, write_requests
 from distill_dagster.teachers.protocol import Response
-from distill_dagster.teachers.shards import SHARD_SCHEMA
 from tests.worker_jobs import messages
 
 Declare = Callable[..., Distillation]

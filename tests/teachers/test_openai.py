@@ -18,12 +18,13 @@ import pytest
 from distill_dagster.errors import TeacherError
 from distill_dagster.lineage.hashing import canonical_json
 from distill_dagster.spec.teacher import TeacherSpec
-from distill_dagster.teachers import conversation, openai_chat
-from distill_dagster.teachers.conversation import Answered, Failed
-from distill_dagster.teachers.openai_chat import OpenAiClient
-from distill_dagster.teachers.openai_errors import duration_s
-from distill_dagster.teachers.openai_teacher import OpenAiTeacher, is_private
-from distill_dagster.teachers.pacing import Pause
+from distill_dagster.teachers.asking import conversation
+from distill_dagster.teachers.asking.conversation import Answered, Failed
+from distill_dagster.teachers.asking.pacing import Pause
+from distill_dagster.teachers.openai import chat as openai_chat
+from distill_dagster.teachers.openai.chat import OpenAiClient
+from distill_dagster.teachers.openai.errors import duration_s
+from distill_dagster.teachers.openai.teacher import OpenAiTeacher, is_private
 from distill_dagster.teachers.protocol import Response, Unanswered
 from tests.fakes.openai_server import KEY, MODEL, OpenAiServer, Reply, openai_server
 
@@ -610,6 +611,6 @@ def test_an_answer_that_takes_too_long_is_perhaps_billed(server: OpenAiServer, m
 
 def test_the_sdk_is_loaded_only_to_ask() -> None:
     """It is an optional extra, and takes a second to import."""
-    code = "import sys, distill_dagster.teachers.openai_teacher; assert 'openai' not in sys.modules"
+    code = "import sys, distill_dagster.teachers.openai.teacher; assert 'openai' not in sys.modules"
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

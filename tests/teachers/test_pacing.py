@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from distill_dagster.project import Distillation
-from distill_dagster.teachers.anthropic_errors import exhausted
-from distill_dagster.teachers.pacing import Bucket, Pace, Pause
+from distill_dagster.teachers.anthropic.errors import exhausted
+from distill_dagster.teachers.asking.pacing import Bucket, Pace, Pause
 from tests.fakes.anthropic_server import AnthropicServer, Reply, rate_limited
 from tests.teachers.hosted import answer, rows, spec
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill_dagster.teachers import request_queue
-from distill_dagster.teachers.request_queue import (
+from distill_dagster.teachers.local import request_queue
+from distill_dagster.teachers.local.request_queue import (
     Batch,
     OpenRequests,
     Queue,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from distill_dagster.errors import TeacherError
 from distill_dagster.spec.answers import BestOf, BestSpec
-from distill_dagster.teachers.selection import metric_scores, python_scores, select
+from distill_dagster.teachers.answers.selection import metric_scores, python_scores, select
 
 BEST = BestOf(best=BestSpec(metric="rouge_l"))
 SECRET = "what nobody else may read"

@@ -7,10 +7,10 @@ import polars as pl
 import pytest
 
 from distill_dagster.errors import StorageError
-from distill_dagster.teachers.budget import Budget
 from distill_dagster.teachers.protocol import Response, ResponseStatus, TeacherIdentity, Usage
-from distill_dagster.teachers.schema import responses
-from distill_dagster.teachers.store import ResponseStore
+from distill_dagster.teachers.store.budget import Budget
+from distill_dagster.teachers.store.responses import ResponseStore
+from distill_dagster.teachers.store.schema import responses
 
 IDENTITY = TeacherIdentity("anthropic", "claude-haiku-4-5", {"max_tokens": 10})
 

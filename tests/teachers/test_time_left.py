@@ -2,7 +2,7 @@
 
 import pytest
 
-from distill_dagster.teachers.time_left import Work, seconds_left
+from distill_dagster.teachers.local.time_left import Work, seconds_left
 
 READING_S, WRITING_S = 0.001, 0.05  # per prompt token, per answer token
 

@@ -10,9 +10,9 @@ from transformers import AutoTokenizer
 from distill_dagster.errors import TeacherError
 from distill_dagster.jobs import ProgressLine
 from distill_dagster.progress_file import ProgressWriter
-from distill_dagster.teachers import transformers_local
-from distill_dagster.teachers.shards import SHARD_SCHEMA
-from distill_dagster.teachers.transformers_local import run_generate
+from distill_dagster.teachers.local import transformers_local
+from distill_dagster.teachers.local.shards import SHARD_SCHEMA
+from distill_dagster.teachers.local.transformers_local import run_generate
 from tests.worker_jobs import QUESTIONS, generate_job, messages
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from distill_dagster.errors import SpecError
 from distill_dagster.lineage.hashing import canonical_json
-from distill_dagster.teachers.validity import check_answers, json_matcher, label_shares, load_schema
+from distill_dagster.teachers.answers.validity import check_answers, json_matcher, label_shares, load_schema
 
 LABELS = ["Positive", "Negative", "ほぼ中立"]
 SCHEMA = {

@@ -12,9 +12,9 @@ from transformers import AutoTokenizer
 from distill_dagster.errors import TeacherError
 from distill_dagster.jobs import GenerateJob, ModelRef
 from distill_dagster.progress_file import ProgressWriter
-from distill_dagster.teachers import transformers_local, vllm_local
-from distill_dagster.teachers.chat_model import load_chat_format, load_chat_model
-from distill_dagster.teachers.shards import SHARD_SCHEMA
+from distill_dagster.teachers.local import transformers_local, vllm_local
+from distill_dagster.teachers.local.chat_model import load_chat_format, load_chat_model
+from distill_dagster.teachers.local.shards import SHARD_SCHEMA
 from tests.fakes.fake_vllm import fake_vllm
 from tests.worker_jobs import QUESTIONS, generate_job, messages
 

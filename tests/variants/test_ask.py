@@ -9,7 +9,7 @@ from distill_dagster.errors import BudgetError, DistillError, EvaluationError, S
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.build import build_prompts
 from distill_dagster.prompts.store import write_prompts
-from distill_dagster.teachers.estimate import estimate
+from distill_dagster.teachers.money.estimate import estimate
 from distill_dagster.teachers.outputs import build_outputs, make_teacher, read_outputs
 from distill_dagster.variants.ask import Inquiry, ask, prepare
 from distill_dagster.worker_process import no_launch

@@ -1,0 +1,1 @@
+"""What an answer has to be, and which of several is kept."""

@@ -1,0 +1,1 @@
+"""Anthropic's API as a teacher: one by one and in batches."""

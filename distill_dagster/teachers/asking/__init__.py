@@ -1,0 +1,1 @@
+"""Getting every request answered once, whoever the teacher is."""
