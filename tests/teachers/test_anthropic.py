@@ -1,6 +1,5 @@
 """A hosted teacher over real HTTP: every answer stored once, and what cannot be answered said clearly."""
 
-import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -8,40 +7,16 @@ from pathlib import Path
 import pytest
 
 from distill_dagster.project import Distillation
-from distill_dagster.prompts.build import build_prompts
-from distill_dagster.prompts.store import write_prompts
-from distill_dagster.teachers.outputs import OutputsBuild, build_outputs, make_teacher, read_outputs
+from distill_dagster.teachers.outputs import read_outputs
 from distill_dagster.teachers.store.responses import ResponseStore
-from distill_dagster.worker_process import no_launch
 from tests.fakes.anthropic_server import KEY, AnthropicServer, Reply
+from tests.teachers.hosted import answer, rows, spec
 
 Declare = Callable[..., Distillation]
-SPEC = """
-prompts:
-  source: {{jsonl: rows.jsonl}}
-  prompt: "{{{{ question }}}}"
-  system: Be brief.
-teacher:
-  provider: anthropic
-  model: claude-haiku-4-5
-  max_tokens: 50
-  concurrency: 4
-  {more}
-"""
-
-
-def rows(count: int) -> str:
-    return "".join(json.dumps({"question": f"question {number}"}) + "\n" for number in range(count))
-
-
-def answer(distillation: Distillation) -> OutputsBuild:
-    for partition, made in build_prompts(distillation).partitions.items():
-        write_prompts(distillation, partition, made)
-    return build_outputs(distillation, ["all"], make_teacher(distillation, no_launch))
 
 
 def test_answers_are_stored_with_usage_and_cost(declare: Declare, claude: AnthropicServer) -> None:
-    distillation = declare(SPEC.format(more=""), rows__jsonl=rows(10))
+    distillation = declare(spec(), rows__jsonl=rows(10))
 
     build = answer(distillation)
 
@@ -56,9 +31,9 @@ def test_answers_are_stored_with_usage_and_cost(declare: Declare, claude: Anthro
 
 
 def test_no_stored_answer_is_asked_for_again(declare: Declare, claude: AnthropicServer) -> None:
-    answer(declare(SPEC.format(more=""), rows__jsonl=rows(6)))
+    answer(declare(spec(), rows__jsonl=rows(6)))
 
-    again = declare(SPEC.format(more=""), rows__jsonl=rows(8))
+    again = declare(spec(), rows__jsonl=rows(8))
     build = answer(again)
 
     assert build.asked is not None
@@ -68,24 +43,24 @@ def test_no_stored_answer_is_asked_for_again(declare: Declare, claude: Anthropic
 
 
 def test_a_template_that_changes_and_changes_back_asks_nothing(declare: Declare, claude: AnthropicServer) -> None:
-    answer(declare(SPEC.format(more=""), rows__jsonl=rows(3)))
-    answer(declare(SPEC.format(more="").replace("Be brief", "Be long"), rows__jsonl=rows(3)))
-    answer(declare(SPEC.format(more=""), rows__jsonl=rows(3)))
+    answer(declare(spec(), rows__jsonl=rows(3)))
+    answer(declare(spec().replace("Be brief", "Be long"), rows__jsonl=rows(3)))
+    answer(declare(spec(), rows__jsonl=rows(3)))
 
     assert len(claude.accepted) == 6
 
 
 def test_two_distillations_share_answers(declare: Declare, claude: AnthropicServer) -> None:
-    answer(declare(SPEC.format(more=""), name="one", rows__jsonl=rows(3)))
-    answer(declare(SPEC.format(more="budget_usd: 1"), name="two", rows__jsonl=rows(3)))
+    answer(declare(spec(), name="one", rows__jsonl=rows(3)))
+    answer(declare(spec("budget_usd: 1"), name="two", rows__jsonl=rows(3)))
 
     assert len(claude.accepted) == 3
 
 
 def test_two_processes_at_once_pay_once(declare: Declare, claude: AnthropicServer) -> None:
     claude.script = lambda body, seen: Reply(delay_s=0.05)
-    first = declare(SPEC.format(more=""), name="one", rows__jsonl=rows(30))
-    second = declare(SPEC.format(more=""), name="two", rows__jsonl=rows(30))
+    first = declare(spec(), name="one", rows__jsonl=rows(30))
+    second = declare(spec(), name="two", rows__jsonl=rows(30))
     threads = [threading.Thread(target=answer, args=(distillation,)) for distillation in (first, second)]
     for thread in threads:
         thread.start()
@@ -99,7 +74,7 @@ def test_two_processes_at_once_pay_once(declare: Declare, claude: AnthropicServe
 def test_thinking_comes_first_and_is_not_the_completion(declare: Declare, claude: AnthropicServer) -> None:
     thinking = {"type": "thinking", "thinking": "Hm.", "signature": "s"}
     claude.script = lambda body, seen: Reply(blocks=[thinking, {"type": "text", "text": "Yes."}])
-    distillation = declare(SPEC.format(more="thinking_tokens: 1024").replace("50", "2000"), rows__jsonl=rows(1))
+    distillation = declare(spec("thinking_tokens: 1024").replace("50", "2000"), rows__jsonl=rows(1))
 
     answer(distillation)
 
@@ -130,7 +105,7 @@ def test_every_ending_has_its_status(
     declare: Declare, claude: AnthropicServer, reply: Reply, status: str, detail: str | None
 ) -> None:
     claude.script = lambda body, seen: reply
-    distillation = declare(SPEC.format(more=""), rows__jsonl=rows(1))
+    distillation = declare(spec(), rows__jsonl=rows(1))
 
     answer(distillation)
 
@@ -148,7 +123,7 @@ def test_failures_that_may_pass_leave_the_rest_answered(declare: Declare, claude
         return Reply(status=529, headers={"retry-after-ms": "1"}) if text in broken else Reply()
 
     claude.script = script
-    distillation = declare(SPEC.format(more=""), rows__jsonl=rows(5))
+    distillation = declare(spec(), rows__jsonl=rows(5))
 
     failed = answer(distillation)
     assert "1 of 5 requests got no answer" in failed.failed["all"]
@@ -163,7 +138,7 @@ def test_failures_that_may_pass_leave_the_rest_answered(declare: Declare, claude
 
 
 def test_a_missing_key_is_named_before_anything_is_sent(declare: Declare) -> None:
-    distillation = declare(SPEC.format(more=""), rows__jsonl=rows(1))
+    distillation = declare(spec(), rows__jsonl=rows(1))
 
     build = answer(distillation)
 
@@ -172,7 +147,7 @@ def test_a_missing_key_is_named_before_anything_is_sent(declare: Declare) -> Non
 
 def test_a_wrong_key_stops_at_once(declare: Declare, claude: AnthropicServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-wrong")
-    build = answer(declare(SPEC.format(more=""), rows__jsonl=rows(50)))
+    build = answer(declare(spec(), rows__jsonl=rows(50)))
 
     assert "set a valid ANTHROPIC_API_KEY" in build.failed["all"]
     assert claude.accepted == []
@@ -187,14 +162,14 @@ def test_a_spending_limit_stops_at_once(declare: Declare, claude: AnthropicServe
     )
     claude.script = lambda body, seen: limit if len(claude.accepted) >= 2 else Reply()
 
-    build = answer(declare(SPEC.format(more=""), rows__jsonl=rows(50)))
+    build = answer(declare(spec(), rows__jsonl=rows(50)))
 
     assert "a spending limit is reached" in build.failed["all"]
     assert sum(claude.seen.values()) < 50
 
 
 def test_an_unknown_price_is_an_error_and_never_free(declare: Declare, claude: AnthropicServer) -> None:
-    build = answer(declare(SPEC.format(more="").replace("claude-haiku-4-5", "claude-next"), rows__jsonl=rows(1)))
+    build = answer(declare(spec().replace("claude-haiku-4-5", "claude-next"), rows__jsonl=rows(1)))
 
     assert "no price for anthropic model 'claude-next'" in build.failed["all"]
     assert claude.accepted == []
@@ -202,7 +177,7 @@ def test_an_unknown_price_is_an_error_and_never_free(declare: Declare, claude: A
 
 def test_the_budget_is_a_hard_stop_and_resumable(declare: Declare, claude: AnthropicServer) -> None:
     """Each request reserves what it can cost at most; the run stops before the limit and goes on when it is raised."""
-    tight = declare(SPEC.format(more="budget_usd: 0.001"), rows__jsonl=rows(40))
+    tight = declare(spec("budget_usd: 0.001"), rows__jsonl=rows(40))
     stopped = answer(tight)
 
     spent = ResponseStore(tight.project.store_url)
@@ -210,14 +185,14 @@ def test_the_budget_is_a_hard_stop_and_resumable(declare: Declare, claude: Anthr
     assert 0 < len(claude.accepted) < 40
     assert spent.count() == len(claude.accepted)
 
-    done = answer(declare(SPEC.format(more="budget_usd: 1"), rows__jsonl=rows(40)))
+    done = answer(declare(spec("budget_usd: 1"), rows__jsonl=rows(40)))
 
     assert done.failed == {}
     assert len(claude.accepted) == 40
 
 
 def test_the_key_is_nowhere_on_disk(declare: Declare, claude: AnthropicServer) -> None:
-    distillation = declare(SPEC.format(more=""), rows__jsonl=rows(3))
+    distillation = declare(spec(), rows__jsonl=rows(3))
     answer(distillation)
 
     files = [path for path in Path(distillation.project.home).rglob("*") if path.is_file()]

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,7 @@ def send(teacher: OpenAiTeacher) -> Answered | Failed:
     """What one request comes to."""
 
     async def once() -> Answered | Failed:
-        async with OpenAiClient(teacher.spec, teacher.requests, teacher.price, KEY) as client:
+        async with aclosing(OpenAiClient(teacher.spec, teacher.requests, teacher.price, KEY)) as client:
             return await client.send("key", requests_for(teacher)["messages"].item(), 0)
 
     return asyncio.run(once())

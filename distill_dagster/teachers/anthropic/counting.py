@@ -1,7 +1,6 @@
 """Counts input tokens with Anthropic's `count_tokens`, which is free, at the pace of the teacher's own requests."""
 
 from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
 
 import anthropic
 import polars as pl
@@ -87,12 +86,8 @@ class _CountingClient:
         self._requests = teacher.requests
         self._unreachable = 0
 
-    async def __aenter__(self) -> "_CountingClient":
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def aclose(self) -> None:
+        """Closes its connections."""
         await self._client.close()
 
     async def send(self, request_key: str, messages: str, sample: int) -> Answered | Failed:

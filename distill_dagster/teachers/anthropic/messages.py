@@ -1,7 +1,6 @@
 """Anthropic's Messages API: one HTTP request for each answer."""
 
 import json
-from types import TracebackType
 
 import anthropic
 import httpx2
@@ -36,12 +35,8 @@ class MessagesClient:
         self._requests = requests
         self._price = price
 
-    async def __aenter__(self) -> "MessagesClient":
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def aclose(self) -> None:
+        """Closes its connections."""
         await self._client.close()
 
     async def send(self, request_key: str, messages: str, sample: int) -> Answered | Failed:

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -52,8 +52,12 @@ class ChatClient(Protocol):
         """Asks once. Raises nothing that a provider or network can cause."""
         ...
 
+    async def aclose(self) -> None:
+        """Closes its connections."""
+        ...
 
-Connect = Callable[[], AbstractAsyncContextManager[ChatClient]]
+
+Connect = Callable[[], ChatClient]
 
 
 def converse(connect: Connect, spec: TeacherSpec, batches: Iterator[pl.DataFrame], desk: Desk) -> Unanswered:
@@ -65,7 +69,7 @@ def converse(connect: Connect, spec: TeacherSpec, batches: Iterator[pl.DataFrame
 
     async def run() -> Unanswered:
         pace = Pace(spec.concurrency, spec.requests_per_minute, spec.tokens_per_minute)
-        async with connect() as client:
+        async with aclosing(connect()) as client:
             return await Conversation(client, pace, spec.concurrency, batches, desk).run()
 
     with asyncio.Runner(loop_factory=_fast_loop()) as runner:

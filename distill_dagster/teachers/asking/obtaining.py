@@ -11,6 +11,7 @@ from distill_dagster.project import Distillation
 from distill_dagster.teachers.anthropic.teacher import AnthropicTeacher
 from distill_dagster.teachers.anthropic.transport import choose_transport
 from distill_dagster.teachers.asking.asking import Asked, Asking
+from distill_dagster.teachers.asking.hosted import HostedTeacher
 from distill_dagster.teachers.asking.requests import Requests
 from distill_dagster.teachers.asking.survey import survey
 from distill_dagster.teachers.protocol import Teacher
@@ -103,6 +104,6 @@ def try_to_obtain(store: ResponseStore, teacher: Teacher, requests: Requests, pu
 
 
 def _one_by_one(store: ResponseStore, teacher: Teacher, requests: Requests, purse: Purse) -> Asked:
-    spec = getattr(teacher, "spec", None)
-    claim_size = spec.concurrency if spec is not None else LOCAL_CLAIM
-    return Asking(store, teacher, purse.budget, claim_size=claim_size, announce=spec is not None).ask(requests)
+    is_hosted = isinstance(teacher, HostedTeacher)
+    claim_size = teacher.spec.concurrency if isinstance(teacher, HostedTeacher) else LOCAL_CLAIM
+    return Asking(store, teacher, purse.budget, claim_size=claim_size, announce=is_hosted).ask(requests)

@@ -1,7 +1,5 @@
 """The chat completions API of OpenAI-compatible servers: one HTTP request for each answer."""
 
-from types import TracebackType
-
 import openai
 
 from distill_dagster.spec.teacher import TeacherSpec
@@ -40,12 +38,8 @@ class OpenAiClient:
         self._requests = requests
         self._price = price
 
-    async def __aenter__(self) -> "OpenAiClient":
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def aclose(self) -> None:
+        """Closes its connections."""
         await self._client.close()
 
     async def send(self, request_key: str, messages: str, sample: int) -> Answered | Failed:

@@ -11,24 +11,22 @@ from urllib.parse import urlsplit
 import polars as pl
 
 from distill_dagster.errors import TeacherError
-from distill_dagster.lineage.hashing import canonical_json
 from distill_dagster.spec.teacher import TeacherSpec
-from distill_dagster.teachers.money.prices import Price, price_of
+from distill_dagster.teachers.asking.hosted import HostedTeacher
 from distill_dagster.teachers.openai.requests import KEY_VARIABLE, Requests
-from distill_dagster.teachers.protocol import Desk, TeacherIdentity, Unanswered
+from distill_dagster.teachers.protocol import Desk, Unanswered
 
 # The SDK insists on some key; servers without keys do not look at it.
 NO_KEY = "none"
-# Chat mark-up that the server counts as input tokens beside the text, the system prompt of a model's template included.
-OVERHEAD_TOKENS = 256
 # Names that only a private network resolves (RFC 6761, RFC 6762, ICANN's `.internal`).
 PRIVATE_SUFFIXES = (".localhost", ".local", ".internal")
 
 
-class OpenAiTeacher:
+class OpenAiTeacher(HostedTeacher):
     """A model behind a chat completions API: vLLM, Ollama, llama.cpp, a gateway."""
 
     transport = "chat_completions"
+    overhead_tokens = 256  # the system prompt of a model's own template included
 
     def __init__(self, spec: TeacherSpec, project_root: Path, schema: Mapping[str, Any] | None = None) -> None:
         """Args:
@@ -36,21 +34,17 @@ class OpenAiTeacher:
         project_root: where the project's own prices are.
         schema: JSON Schema that answers are held to.
         """
-        self.spec = spec
+        parameters = {
+            "max_tokens": spec.max_tokens,
+            "stop_sequences": list(spec.stop_sequences),
+            "revision": spec.revision,
+            "temperature": spec.temperature,
+            "top_p": spec.top_p,
+            "seed": spec.seed,
+        }
+        super().__init__(spec, project_root, schema, parameters)
         self.version = f"openai {_installed_version() or 'not installed'}"
         self.requests = Requests(spec, schema)
-        self._project_root = project_root
-        self._identity = _identity(spec, schema)
-
-    @property
-    def identity(self) -> TeacherIdentity:
-        """Model and output-affecting parameters; not `base_url`, because two replicas of a model are one teacher."""
-        return self._identity
-
-    @property
-    def price(self) -> Price:
-        """What its tokens cost; raises TeacherError where nothing says so."""
-        return price_of(self.spec, self._project_root)
 
     def check(self) -> None:
         """Needs the SDK, an address, a price for the model and, but for a server of one's own, a key."""
@@ -68,15 +62,6 @@ class OpenAiTeacher:
                 "(to any text, if that server asks for none)"
             )
 
-    def most_microusd(self, requests: pl.DataFrame) -> pl.Series:
-        """The most each request can cost: a token is at least one byte, and max_tokens bounds the answer."""
-        price, beside = self.price, OVERHEAD_TOKENS + self._schema_bytes()
-        costs = [
-            price.most_microusd(size + beside, self.spec.max_tokens, cached=False, batched=False)
-            for size in requests["messages"].str.len_bytes().to_list()
-        ]
-        return pl.Series("cost_microusd", costs, dtype=pl.Int64)
-
     def answer(self, batches: Iterator[pl.DataFrame], desk: Desk) -> Unanswered:
         """Asks with up to `concurrency` requests in flight, a request counting until its answer is durable."""
         from distill_dagster.teachers.asking.conversation import converse
@@ -84,9 +69,6 @@ class OpenAiTeacher:
 
         price, key = self.price, _key() or NO_KEY
         return converse(lambda: OpenAiClient(self.spec, self.requests, price, key), self.spec, batches, desk)
-
-    def _schema_bytes(self) -> int:
-        return len(canonical_json(self.requests.schema).encode()) if self.requests.schema is not None else 0
 
 
 def is_private(host: str) -> bool:
@@ -107,17 +89,3 @@ def _installed_version() -> str | None:
         return importlib.metadata.version("openai")
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _identity(spec: TeacherSpec, schema: Mapping[str, Any] | None) -> TeacherIdentity:
-    parameters: dict[str, Any] = {
-        "max_tokens": spec.max_tokens,
-        "stop_sequences": list(spec.stop_sequences),
-        "revision": spec.revision,
-        "temperature": spec.temperature,
-        "top_p": spec.top_p,
-        "seed": spec.seed,
-    }
-    if schema is not None:
-        parameters["json_schema"] = dict(schema)
-    return TeacherIdentity(provider="openai", model=spec.model, parameters=parameters)

@@ -1,0 +1,63 @@
+"""What all hosted teachers have in common: an identity, a price, and a bound on what a request can cost."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import polars as pl
+
+from distill_dagster.lineage.hashing import canonical_json
+from distill_dagster.spec.teacher import TeacherSpec
+from distill_dagster.teachers.money.prices import Price, price_of
+from distill_dagster.teachers.protocol import TeacherIdentity
+
+
+class HostedTeacher:
+    """A model behind somebody's API.
+
+    Attributes:
+        overhead_tokens: chat mark-up that the API counts as input tokens beside the text, at most.
+        cached_from_bytes: conversations from this size on may be written to a prompt cache, which costs more.
+    """
+
+    overhead_tokens: ClassVar[int]
+    cached_from_bytes: int | None = None
+
+    def __init__(
+        self, spec: TeacherSpec, project_root: Path, schema: Mapping[str, Any] | None, parameters: Mapping[str, Any]
+    ) -> None:
+        """Args:
+        spec: the declaration.
+        project_root: where the project's own prices are.
+        schema: JSON Schema that answers are held to.
+        parameters: the other settings that affect an answer.
+        """
+        self.spec = spec
+        self._project_root = project_root
+        structured = {} if schema is None else {"json_schema": dict(schema)}
+        self._identity = TeacherIdentity(spec.provider, spec.model, {**parameters, **structured})
+        self._schema_bytes = 0 if schema is None else len(canonical_json(dict(schema)).encode())
+
+    @property
+    def identity(self) -> TeacherIdentity:
+        """Model and output-affecting parameters; not `base_url`, because two replicas of a model are one teacher."""
+        return self._identity
+
+    @property
+    def price(self) -> Price:
+        """What its tokens cost; raises TeacherError where nothing says so."""
+        return price_of(self.spec, self._project_root)
+
+    def most_microusd(self, requests: pl.DataFrame, *, batched: bool = False) -> pl.Series:
+        """The most each request can cost: a token is at least one byte, and max_tokens bounds the answer."""
+        price, beside = self.price, self.overhead_tokens + self._schema_bytes
+        costs = [
+            price.most_microusd(
+                size + beside,
+                self.spec.max_tokens,
+                cached=self.cached_from_bytes is not None and size >= self.cached_from_bytes,
+                batched=batched,
+            )
+            for size in requests["messages"].str.len_bytes().to_list()
+        ]
+        return pl.Series("cost_microusd", costs, dtype=pl.Int64)
