@@ -13,7 +13,7 @@ from distill_dagster.graph.run import Outcome, Runner
 from distill_dagster.plan import Asset, Request
 from distill_dagster.project import Distillation
 from distill_dagster.storage import read_current
-from tests.fakes.anthropic_server import AnthropicServer
+from tests.fakes.anthropic_server import KEY, AnthropicServer, Reply
 
 Declare = Callable[..., Distillation]
 SPEC = """
@@ -205,3 +205,23 @@ def test_a_run_whose_process_is_gone_is_marked_failed(instance: dg.DagsterInstan
 
     assert fail_dead_runs(instance) == [dead.run_id]
     assert instance.get_run_by_id(elsewhere.run_id).status == dg.DagsterRunStatus.STARTED  # type: ignore[union-attr]
+
+
+def test_the_key_is_in_no_event_file_or_traceback(
+    declare: Declare, claude: AnthropicServer, instance: dg.DagsterInstance
+) -> None:
+    """Not even when the API repeats it in an error that fails the run."""
+    run(declare(SPEC, rows__jsonl=rows(birds=20)), instance)
+    claude.script = lambda body, seen: Reply(status=401, error_message=f"no such key: {KEY}")
+    distillation = declare(SPEC, rows__jsonl=rows(birds=30))
+
+    outcome = run(distillation, instance)
+
+    assert outcome.failure is not None
+    assert "no such key: [key]" in outcome.failure
+    logs = [str(entry) for record in instance.get_runs() for entry in instance.all_logs(record.run_id)]
+    assert all(KEY not in entry for entry in logs)
+    places = (distillation.project.root, distillation.project.dagster_home)
+    files = [path for place in places for path in place.rglob("*") if path.is_file()]
+    assert len(files) > 10
+    assert all(KEY.encode() not in path.read_bytes() for path in files)
