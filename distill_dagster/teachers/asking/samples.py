@@ -12,7 +12,7 @@ from distill_dagster.teachers.asking.requests import Requests, prompt_chunks, wi
 from distill_dagster.teachers.protocol import REQUEST_COLUMNS, ResponseStatus, TeacherIdentity
 from distill_dagster.teachers.store.responses import ResponseStore
 
-NOT_ASKED = "the prompt's first sample was refused; this one was not asked"
+NOT_ASKED = "first_sample_refused"
 
 
 class FirstSamples:
