@@ -9,7 +9,7 @@ import pytest
 from distill_dagster.project import Distillation
 from distill_dagster.teachers.outputs import read_outputs
 from distill_dagster.teachers.store.responses import ResponseStore
-from tests.fakes.anthropic_server import KEY, AnthropicServer, Reply
+from tests.fakes.anthropic_server import KEY, AnthropicServer, Reply, user_spend_limit
 from tests.teachers.hosted import answer, rows, spec
 
 Declare = Callable[..., Distillation]
@@ -198,3 +198,27 @@ def test_the_key_is_nowhere_on_disk(declare: Declare, claude: AnthropicServer) -
     files = [path for path in Path(distillation.project.home).rglob("*") if path.is_file()]
     assert files
     assert all(KEY.encode() not in path.read_bytes() for path in files)
+
+
+def test_a_user_set_limit_stops_too_and_makes_no_error_row(declare: Declare, claude: AnthropicServer) -> None:
+    """It comes as a plain 400, which for any other reason would be a final answer."""
+    claude.script = lambda body, seen: user_spend_limit() if len(claude.accepted) >= 2 else Reply()
+    distillation = declare(spec(), rows__jsonl=rows(30))
+
+    build = answer(distillation)
+
+    assert "a spending limit is reached" in build.failed["all"]
+    assert ResponseStore(distillation.project.store_url).count() == len(claude.accepted)
+    claude.script = lambda body, seen: Reply()
+    assert answer(distillation).partitions["all"].counts["answered"] == 30
+
+
+def test_a_stop_ends_those_that_wait_to_ask_again_too(declare: Declare, claude: AnthropicServer) -> None:
+    def script(body: dict[str, object], seen: int) -> Reply:
+        return Reply(status=500) if "question 1" in str(body["messages"]) else Reply(status=401)
+
+    claude.script = script
+    build = answer(declare(spec(), rows__jsonl=rows(20)))
+
+    assert "set a valid ANTHROPIC_API_KEY" in build.failed["all"]
+    assert sum(claude.seen.values()) <= 8  # four at once, each at most once more

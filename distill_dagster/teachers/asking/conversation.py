@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
@@ -85,6 +85,9 @@ def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
+Arrived = tuple[Response, asyncio.Future[None]]
+
+
 class Conversation:
     """One call of `Teacher.answer`: a feeder, and workers that hold one request each until its answer is durable."""
 
@@ -104,7 +107,7 @@ class Conversation:
         self._batches = batches
         self._desk = desk
         self._waiting: asyncio.Queue[tuple[str, str, int] | None] = asyncio.Queue(maxsize=concurrency)
-        self._arrived: list[tuple[Response, asyncio.Future[None]]] = []
+        self._arrived: list[Arrived] = []
         self._unanswered = Unanswered()
         self._failures_in_a_row = 0
         self._output_tokens = 0
@@ -134,15 +137,15 @@ class Conversation:
 
     async def _work(self) -> None:
         while (request := await self._waiting.get()) is not None:
-            if self._unanswered.stop:
-                self._unanswered.unbilled.append(request[0])
-            else:
-                await self._ask(*request)
+            await self._ask(*request)
 
     async def _ask(self, key: str, messages: str, sample: int) -> None:
         """Asks until there is a final answer, for a bounded number of times."""
         expected_tokens = len(messages) // BYTES_PER_TOKEN + self._usual_output_tokens()
         for attempt in range(ATTEMPTS):
+            if self._unanswered.stop:
+                self._unanswered.unbilled.append(key)
+                return
             await self._pace.enter(expected_tokens)
             try:
                 outcome = await self._client.send(key, messages, sample)
@@ -154,12 +157,12 @@ class Conversation:
                     return
             finally:
                 self._pace.leave()
-            if not await self._may_ask_again(key, outcome, attempt):
+            if not self._may_ask_again(key, outcome, attempt):
                 return
             self._failures_in_a_row += 1
             await asyncio.sleep(self._backoff_s(attempt, outcome.pause))
 
-    async def _may_ask_again(self, key: str, failure: Failed, attempt: int) -> bool:
+    def _may_ask_again(self, key: str, failure: Failed, attempt: int) -> bool:
         self._unanswered.reasons[failure.reason] += 1
         if failure.stop and self._unanswered.stop is None:
             self._unanswered.stop = TeacherError(failure.stop)
@@ -191,12 +194,11 @@ class Conversation:
         try:
             self._desk.deliver([response for response, _ in group])
         except Exception as error:
-            for _, durable in group:
+            for durable in _awaited(group):
                 durable.set_exception(error)
             return
-        for _, durable in group:
-            if not durable.done():  # its task was cancelled
-                durable.set_result(None)
+        for durable in _awaited(group):
+            durable.set_result(None)
 
     def _count(self, response: Response, expected_tokens: int) -> None:
         usage = response.usage
@@ -217,3 +219,8 @@ class Conversation:
             return 0.0
         rounds = min(attempt, self._failures_in_a_row // self._pace.window)
         return min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2.0**rounds) * random.uniform(0.5, 1.0)
+
+
+def _awaited(group: Sequence[Arrived]) -> list[asyncio.Future[None]]:
+    """The futures whose tasks were not cancelled meanwhile."""
+    return [durable for _, durable in group if not durable.done()]

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -16,7 +17,11 @@ from distill_dagster.teachers.asking.requests import Requests
 from distill_dagster.teachers.asking.survey import survey
 from distill_dagster.teachers.protocol import Teacher
 from distill_dagster.teachers.store.budget import Budget
+from distill_dagster.teachers.store.ledger import Ledger
 from distill_dagster.teachers.store.responses import ResponseStore
+
+if TYPE_CHECKING:
+    from distill_dagster.teachers.anthropic.batching import Batching
 
 LOCAL_CLAIM = 5_000
 
@@ -54,22 +59,20 @@ def obtain(store: ResponseStore, teacher: Teacher, requests: Requests, purse: Pu
     """
     if not isinstance(teacher, AnthropicTeacher):
         return _one_by_one(store, teacher, requests, purse)
-    from distill_dagster.teachers.anthropic.batching import Batching
-
-    batching = Batching(store, teacher, purse.budget, wait=purse.wait, home=purse.home)
-    batching.collect()
+    if Ledger(store.engine).find(identity=teacher.identity.digest):
+        _batching(store, teacher, purse).collect()
     found = survey(store, requests)
     if found.missing:
         choice = choose_transport(teacher.spec, found.missing)
         if choice.transport == "batches":
             tell(choice.why)
-            return batching.ask(requests)
+            return _batching(store, teacher, purse).ask(requests)
         if teacher.spec.transport == "auto":
             tell(choice.why)
     asked = _one_by_one(store, teacher, requests, purse)
     if asked.in_batches and purse.wait:
         tell(f"{asked.in_batches:,} requests are in batches sent earlier; they are not sent again, waiting for them")
-        rest = batching.ask(requests)
+        rest = _batching(store, teacher, purse).ask(requests)
         return Asked(
             asked.needed, asked.stored, asked.answered + rest.answered, asked.cost_microusd + rest.cost_microusd
         )
@@ -101,6 +104,13 @@ def try_to_obtain(store: ResponseStore, teacher: Teacher, requests: Requests, pu
         return obtain(store, teacher, requests, purse)
     except DistillError as error:
         return error
+
+
+def _batching(store: ResponseStore, teacher: AnthropicTeacher, purse: Purse) -> "Batching":
+    """Loads the SDK, so it is made only where there is something to send or to collect."""
+    from distill_dagster.teachers.anthropic.batching import Batching
+
+    return Batching(store, teacher, purse.budget, wait=purse.wait, home=purse.home)
 
 
 def _one_by_one(store: ResponseStore, teacher: Teacher, requests: Requests, purse: Purse) -> Asked:
