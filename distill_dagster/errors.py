@@ -25,6 +25,10 @@ class TeacherError(DistillError):
     """The teacher cannot be asked at all (missing key, bad credentials, spent budget, no such model)."""
 
 
+class UnavailableError(TeacherError):
+    """The teacher's API does not answer now; waiting may be enough."""
+
+
 class BudgetError(TeacherError):
     """The next request could cost more than the distillation may still spend."""
 

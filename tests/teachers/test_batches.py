@@ -336,3 +336,35 @@ def test_a_batch_of_another_workspace_says_what_to_do(
 
     assert "--give-up" in build.failed["all"]
     assert Ledger(store_of(distillation).engine).find()[0].state is BatchState.CREATED
+
+
+def test_an_api_that_is_away_for_a_while_is_waited_out(
+    declare: Declare, claude: AnthropicServer, no_wait_for_http: None
+) -> None:
+    claude.hold_batches = True
+    distillation = declare(spec(BATCHES), rows__jsonl=rows(10))
+    answer(distillation, wait=False)
+    away: list[Reply | None] = [None, *[Reply(status=500)] * 12]  # more than the SDK's own retries
+    claude.retrieve_reply = away
+    claude.hold_batches = False
+
+    build = answer(distillation)
+
+    assert away == []
+    assert build.failed == {}
+    assert len(claude.accepted) == 10
+
+
+def test_an_api_that_stays_away_ends_the_wait_and_nothing_is_lost(
+    declare: Declare, claude: AnthropicServer, no_wait_for_http: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "MOST_FAILURES", 3)
+    distillation = declare(spec(BATCHES), rows__jsonl=rows(10))
+    claude.retrieve_reply = Reply(status=500)
+
+    build = answer(distillation)
+    assert "run again later" in build.failed["all"]
+
+    claude.retrieve_reply = None
+    assert answer(distillation).failed == {}
+    assert len(claude.batches) == 1

@@ -11,7 +11,7 @@ import anthropic
 import httpx2
 from anthropic.types.messages import MessageBatch
 
-from distill_dagster.errors import TeacherError
+from distill_dagster.errors import TeacherError, UnavailableError
 from distill_dagster.spec.teacher import TeacherSpec
 from distill_dagster.teachers.anthropic.errors import PERHAPS_BILLED as UNCLEAR
 from distill_dagster.teachers.anthropic.errors import THROTTLED, describe, failure, stop_reason
@@ -211,6 +211,7 @@ def _ms(moment: datetime) -> int:
 
 
 def _unavailable(what: str, error: Exception) -> TeacherError:
-    if isinstance(error, anthropic.APIStatusError):
-        return TeacherError(stop_reason(error) or f"{what}: {describe(error)}; run again later")
-    return TeacherError(f"{what} cannot be read now ({type(error).__name__}); run again later")
+    if not isinstance(error, anthropic.APIStatusError):
+        return UnavailableError(f"{what} cannot be read now ({type(error).__name__}); run again later")
+    stop = stop_reason(error)
+    return TeacherError(stop) if stop else UnavailableError(f"{what}: {describe(error)}; run again later")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import polars as pl
 
-from distill_dagster.errors import BudgetError, TeacherError
+from distill_dagster.errors import BudgetError, TeacherError, UnavailableError
 from distill_dagster.progress import Progress, report, tell
 from distill_dagster.teachers.anthropic.batch_results import Intake
 from distill_dagster.teachers.anthropic.batches import (
@@ -44,6 +44,8 @@ FIRST_POLL_S, LONGEST_POLL_S = 1.0, 60.0
 TRIALS = 3
 REFUSALS = 5
 FRUITLESS_ROUNDS = 2
+# Looks at batches that may fail in a row; with the longest poll that is half an hour.
+MOST_FAILURES = 30
 
 
 class Batching:
@@ -120,15 +122,34 @@ class Batching:
 
     def _wait_for_batches(self, client: BatchClient) -> None:
         """Stays until every open batch has ended and is stored."""
-        poll_s = FIRST_POLL_S
+        poll_s, failures = FIRST_POLL_S, 0
         while self._wait and (open_ := self._ledger.find(identity=self._identity)):
             minutes = (time.monotonic() - self._started) / 60
             metrics = {"batches_open": float(len(open_)), "minutes": round(minutes, 1)}
             report(Progress(STAGE, self._answered, max(self._total, self._answered), "answers", metrics))
             time.sleep(poll_s)
             poll_s = min(LONGEST_POLL_S, poll_s * 1.5)
+            failures = self._look(client, failures)
+
+    def _look(self, client: BatchClient, failures: int) -> int:
+        """Moves the batches on; bears with an API that is away for a while.
+
+        Args:
+            failures: how often in a row it was away before.
+
+        Returns:
+            How often in a row it has been away by now.
+        """
+        try:
             with self._alone():
                 self._advance(client)
+        except UnavailableError as error:
+            if failures + 1 == MOST_FAILURES:
+                raise
+            if not failures:
+                tell(f"{error}; still waiting")
+            return failures + 1
+        return 0
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
