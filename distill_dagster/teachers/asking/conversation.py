@@ -1,9 +1,10 @@
 """A conversation with a hosted teacher: requests stream in, answers count once durable, failures are told apart."""
 
 import asyncio
+import gc
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -72,8 +73,22 @@ def converse(connect: Connect, spec: TeacherSpec, batches: Iterator[pl.DataFrame
         async with aclosing(connect()) as client:
             return await Conversation(client, pace, spec.concurrency, batches, desk).run()
 
-    with asyncio.Runner(loop_factory=_fast_loop()) as runner:
+    with _quiet_heap(), asyncio.Runner(loop_factory=_fast_loop()) as runner:
         return runner.run(run())
+
+
+@contextmanager
+def _quiet_heap() -> Iterator[None]:
+    """Keeps the garbage collector from going through everything loaded so far again and again: a tenth of the pace."""
+    if gc.get_freeze_count():  # somebody else's; thawing it would be theirs
+        yield
+        return
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -1,6 +1,7 @@
 """What all hosted teachers have in common: an identity, a price, and a bound on what a request can cost."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -43,21 +44,20 @@ class HostedTeacher:
         """Model and output-affecting parameters; not `base_url`, because two replicas of a model are one teacher."""
         return self._identity
 
-    @property
+    @cached_property
     def price(self) -> Price:
         """What its tokens cost; raises TeacherError where nothing says so."""
         return price_of(self.spec, self._project_root)
 
     def most_microusd(self, requests: pl.DataFrame, *, batched: bool = False) -> pl.Series:
         """The most each request can cost: a token is at least one byte, and max_tokens bounds the answer."""
-        price, beside = self.price, self.overhead_tokens + self._schema_bytes
-        costs = [
-            price.most_microusd(
-                size + beside,
-                self.spec.max_tokens,
-                cached=self.cached_from_bytes is not None and size >= self.cached_from_bytes,
-                batched=batched,
-            )
-            for size in requests["messages"].str.len_bytes().to_list()
-        ]
-        return pl.Series("cost_microusd", costs, dtype=pl.Int64)
+        sizes = requests.select(bytes=pl.col("messages").str.len_bytes())
+        distinct = sizes.unique()  # prompts are many, their sizes few
+        bounds = [self._most_microusd(size, batched) for size in distinct["bytes"].to_list()]
+        bounded = distinct.with_columns(pl.Series("cost_microusd", bounds, dtype=pl.Int64))
+        return sizes.join(bounded, on="bytes", how="left", maintain_order="left")["cost_microusd"]
+
+    def _most_microusd(self, size_bytes: int, batched: bool) -> int:
+        is_cached = self.cached_from_bytes is not None and size_bytes >= self.cached_from_bytes
+        tokens = size_bytes + self.overhead_tokens + self._schema_bytes
+        return self.price.most_microusd(tokens, self.spec.max_tokens, cached=is_cached, batched=batched)
