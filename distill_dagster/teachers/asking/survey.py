@@ -46,13 +46,10 @@ def survey(
     """
     needed = stored = in_batches = missing = missing_bytes = most = 0
     for chunk in distinct(requests):
-        open_keys = store.missing(chunk["request_key"])
-        travelling = store.in_batches(open_keys)
-        new = chunk.filter(pl.col("request_key").is_in(open_keys.implode()))
-        new = new.filter(~pl.col("request_key").is_in(travelling.implode()))
+        unanswered, new = _sorted_out(store, chunk)
         needed += len(chunk)
-        stored += len(chunk) - len(open_keys)
-        in_batches += len(travelling)
+        stored += len(chunk) - unanswered
+        in_batches += unanswered - len(new)
         missing += len(new)
         missing_bytes += int(new["messages"].str.len_bytes().sum())
         if most_microusd is not None and len(new):
@@ -63,12 +60,17 @@ def survey(
 def open_requests(store: ResponseStore, requests: Requests) -> Iterator[pl.DataFrame]:
     """The distinct requests that have no answer and travel in no batch, a chunk at a time."""
     for chunk in distinct(requests):
-        keys = store.missing(chunk["request_key"])
-        travelling = store.in_batches(keys)
-        found = chunk.filter(pl.col("request_key").is_in(keys.implode()))
-        found = found.filter(~pl.col("request_key").is_in(travelling.implode()))
+        _, found = _sorted_out(store, chunk)
         if len(found):
             yield found
+
+
+def _sorted_out(store: ResponseStore, chunk: pl.DataFrame) -> tuple[int, pl.DataFrame]:
+    """How many requests of a chunk have no answer, and those of them that travel in no batch either."""
+    unanswered = store.missing(chunk["request_key"])
+    travelling = store.in_batches(unanswered)
+    found = chunk.filter(pl.col("request_key").is_in(unanswered.implode()))
+    return len(unanswered), found.filter(~pl.col("request_key").is_in(travelling.implode()))
 
 
 def distinct(requests: Requests) -> Iterator[pl.DataFrame]:
