@@ -37,6 +37,10 @@ class DatasetError(DistillError):
     """The dataset cannot be built: partitions missing, or nothing left to train on."""
 
 
+class LogitsError(DistillError):
+    """Captured logits are missing, torn, or of another teacher."""
+
+
 class StudentError(DistillError):
     """A student cannot be trained as declared."""
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from distill_dagster.logits.identity import CaptureIdentity
 from distill_dagster.spec.students import LoraSpec
 from distill_dagster.spec.teacher import Dtype
 
@@ -59,8 +60,48 @@ class GenerateJob(JobModel):
     out: Path
 
 
+class CaptureJob(JobModel):
+    """Sparse targets of a teacher's distributions at stored completions.
+
+    `sequences`: Parquet with request_key (str), messages (str: JSON, as the teacher read them), completion_ids
+    (list of int32; null for a server's answers), completion (str) and keep_hidden (bool).
+    Writes `logits-<n>.parquet` (logits/shards.py) as they fill, and `head.safetensors` with `head.json` before the
+    first of them where any sequence keeps its hidden states; result.json has counts and measurements.
+    """
+
+    kind: Literal["capture"] = "capture"
+    identity: CaptureIdentity
+    model: ModelRef = Field(description="The teacher; for a server, where its tokenizer is.")
+    dtype: Dtype
+    server: "LogprobServer | None" = None
+    batch_tokens: int
+    seed: int = Field(17, description="Of the draws, with each sequence's key.")
+    sequences: Path
+    out: Path
+
+
+class LogprobServer(JobModel):
+    """A vLLM server that gives log-probabilities of given token ids; its key is in the environment."""
+
+    base_url: str
+    model: str
+    concurrency: int
+
+
+class LogitsInput(JobModel):
+    """The captured sequences that a `logit` student learns from.
+
+    `rows`: Parquet with prompt_id, sample, request_key, ids_hash, shard and row of training and validation rows.
+    `shards`: the folder of shards, with head.safetensors where validation rows keep their hidden states.
+    """
+
+    identity: CaptureIdentity
+    rows: Path
+    shards: Path
+
+
 class TrainJob(JobModel):
-    """Output distillation of one student.
+    """Training of one student, once for each seed.
 
     `dataset`: folder with train.parquet and validation.parquet (DATASET columns).
     Writes `checkpoints/` while it runs (resumed from when present) and, at the end, `student/`
@@ -74,6 +115,15 @@ class TrainJob(JobModel):
         description="The local teacher, whose token ids are used where its tokenizer is the base's; None if hosted."
     )
     dataset: Path
+    objective: Literal["sft", "logit", "on_policy"] = "sft"
+    targets: Literal["teacher", "reference"] = "teacher"
+    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
+    beta: float = 0.5
+    temperature: float = 1.0
+    t_squared: bool = True
+    ce_weight: float = 0.0
+    logits: LogitsInput | None = None
+    max_completion_tokens: int = Field(512, description="on_policy: longest answer of the student.")
     epochs: float
     max_steps: int | None
     learning_rate: float
@@ -82,21 +132,44 @@ class TrainJob(JobModel):
     weight_decay: float
     max_grad_norm: float
     batch_size: int
+    batch_tokens: int | None = None
     gradient_accumulation: int
     max_length: int
     lora: LoraSpec | None
-    seed: int
+    seeds: list[int]
+    patience: int | None = None
     precision: Literal["auto", "bf16", "fp32"]
     checkpoint_steps: int
     out: Path
 
 
+class SeedResult(JobModel):
+    """How training with one seed ended."""
+
+    seed: int
+    steps: int
+    best_step: int
+    validation_loss: float | None
+
+
 class TrainResult(JobModel):
-    """What training says of itself; no timings (they are in `measurements`)."""
+    """What training says of itself; no timings (they are in `measurements`). The losses are of the kept seed."""
 
     rows_trained: int
     rows_over_length: int
     over_length_ids: list[str] = Field(description="prompt ids, at most 1,000 listed")
+    rows_without_target: int = Field(0, description="no human reference, or no captured logits for their ids")
+    without_target_ids: list[str] = Field([], description="prompt ids, at most 1,000 listed")
+    rows_validated: int = 0
+    seed: int = 17
+    seeds: list[SeedResult] = []
+    best_step: int = Field(0, description="the optimiser step whose weights were kept")
+    validation_measure: Literal["nll", "full_kl", "sparse_kl", "cross_entropy", "on_policy"] = Field(
+        "nll",
+        description="what the validation loss is, in nats a token: negative log-likelihood, full-vocabulary forward "
+        "KL, its lower bound from the stored most likely tokens, the cross-entropy with drawn tokens, or the "
+        "divergence on the student's own answers",
+    )
     steps: int
     tokens_trained: int = Field(description="completion tokens the loss saw, over all epochs")
     train_loss: float
@@ -110,12 +183,20 @@ class TrainResult(JobModel):
 
 
 class PredictModel(JobModel):
-    """One model to measure, under the name it has in the report."""
+    """One model to measure or to try."""
 
-    name: Literal["student", "base", "teacher"]
+    name: str = Field(min_length=1, description="Free text, as progress and `distill try` call it.")
     model: ModelRef
     dtype: Dtype
     generate: bool = Field(description="False for the teacher: its stored answers are its predictions; it is timed.")
+
+
+class Prediction(JobModel):
+    """What is to be found out of one model; it depends on no other model of the job but the teacher."""
+
+    key: str = Field(pattern=r"^[0-9a-f]+$", description="Names its folder below the job's `out`.")
+    model: PredictModel
+    max_length: int | None = Field(None, description="Longest sequence it reads teacher-forced; null: no limit.")
 
 
 class PredictJob(JobModel):
@@ -123,29 +204,39 @@ class PredictJob(JobModel):
 
     `rows`: DATASET columns of the test rows, and `teacher_messages`, the conversation as the teacher read it.
     `train_rows`: the training Parquet, for the most-frequent-token and bigram baselines.
-    Writes `generated.parquet` (GENERATED columns), `fidelity.parquet` (FIDELITY columns; only with a local teacher)
-    and result.json (PredictResult).
+    Publishes a folder `<key>` for each prediction as soon as it is done: `generated.parquet` (GENERATED columns),
+    `fidelity.parquet` (FIDELITY columns; only where its tokens are a local teacher's) and result.json (ModelResult).
+    The folder of a teacher, which is timed only, has `baselines.parquet` (BASELINE columns) instead of both.
+    result.json of the job itself is a PredictResult.
     """
 
     kind: Literal["predict"] = "predict"
-    models: list[PredictModel]
-    teacher_is_local: bool
+    predictions: list[Prediction]
+    teacher: PredictModel | None = Field(description="The local teacher; None for a hosted one.")
     rows: Path
     train_rows: Path
     max_tokens: int
     batch_size: int
-    max_length: int
     out: Path
 
 
-class PredictResult(JobModel):
-    """Sizes and speeds of each model by its report name."""
+class ModelResult(JobModel):
+    """Size and speed of one model."""
 
-    parameters: dict[str, int]
-    checkpoint_bytes: dict[str, int]
-    measurements: dict[str, dict[str, float]] = Field(
-        description="per model: answers, seconds, generated_tokens, tokens_per_second; and `worker`: peak_memory_bytes"
+    parameters: int
+    checkpoint_bytes: int
+    batch_size: int
+    rows_over_length: int = Field(description="rows without measures per token, for they are over `max_length`")
+    measurements: dict[str, float] = Field(
+        description="answers, seconds, generated_tokens, tokens_per_second, peak_memory_bytes (of the worker so far)"
     )
+
+
+class PredictResult(JobModel):
+    """What a whole job did."""
+
+    keys: list[str]
+    peak_memory_bytes: float
 
 
 class TryJob(JobModel):
@@ -159,7 +250,7 @@ class TryJob(JobModel):
     out: Path
 
 
-Job = Annotated[GenerateJob | TrainJob | PredictJob | TryJob, Field(discriminator="kind")]
+Job = Annotated[GenerateJob | CaptureJob | TrainJob | PredictJob | TryJob, Field(discriminator="kind")]
 
 
 class ProgressLine(JobModel):

@@ -7,6 +7,8 @@ from enum import StrEnum
 from distill_dagster.dataset.build import dataset_current
 from distill_dagster.errors import DistillError
 from distill_dagster.evaluation.build import evaluation_current
+from distill_dagster.logits.build import logits_current
+from distill_dagster.logits.declared import capture_identity, needs_logits
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.build import PromptBuild, build_prompts
 from distill_dagster.prompts.store import prompts_version
@@ -20,6 +22,7 @@ class Asset(StrEnum):
 
     PROMPTS = "prompts"
     TEACHER_OUTPUTS = "teacher_outputs"
+    TEACHER_LOGITS = "teacher_logits"
     DATASET = "dataset"
     STUDENT = "student"
     EVALUATION = "evaluation"
@@ -28,12 +31,18 @@ class Asset(StrEnum):
 ORDER = tuple(Asset)
 
 
+def partitioned_kinds(distillation: Distillation) -> list[Asset]:
+    """The partitioned assets of a distillation; logits only where a student learns from them."""
+    kinds = [Asset.PROMPTS, Asset.TEACHER_OUTPUTS]
+    return [*kinds, Asset.TEACHER_LOGITS] if needs_logits(distillation) else kinds
+
+
 @dataclass(frozen=True)
 class Request:
     """What the user asked to run.
 
     Attributes:
-        partitions: only these, up to their teacher outputs; None for all and everything behind them.
+        partitions: only these, up to their captured logits; None for all and everything behind them.
         students: only these students; None for all.
         until: the last kind of asset to make.
     """
@@ -44,7 +53,7 @@ class Request:
 
     def wants(self, asset: Asset) -> bool:
         """Whether the request reaches as far as an asset."""
-        last = Asset.TEACHER_OUTPUTS if self.partitions is not None else self.until
+        last = Asset.TEACHER_LOGITS if self.partitions is not None else self.until
         return ORDER.index(asset) <= min(ORDER.index(last), ORDER.index(self.until))
 
     def student_names(self, distillation: Distillation) -> list[str]:
@@ -69,6 +78,7 @@ class PartitionedPlan:
     Attributes:
         prompts: why, by partition whose prompts are not those of the source.
         outputs: why, by partition whose answers are not those of its prompts.
+        logits: why, by partition whose answers are not captured as declared.
         removed: partitions that the source no longer has.
         failed: what is wrong with a partition's rows.
         found: all partitions of the source.
@@ -76,6 +86,7 @@ class PartitionedPlan:
 
     prompts: Mapping[str, str]
     outputs: Mapping[str, str]
+    logits: Mapping[str, str]
     removed: tuple[str, ...]
     failed: Mapping[str, str]
     found: tuple[str, ...]
@@ -83,7 +94,8 @@ class PartitionedPlan:
     def due(self, request: Request) -> list[str]:
         """Partitions with anything to do as far as the request reaches, sorted."""
         outputs = self.outputs if request.wants(Asset.TEACHER_OUTPUTS) else {}
-        return sorted({*self.prompts, *outputs, *self.failed})
+        logits = self.logits if request.wants(Asset.TEACHER_LOGITS) else {}
+        return sorted({*self.prompts, *outputs, *logits, *self.failed})
 
 
 @dataclass(frozen=True)
@@ -122,23 +134,36 @@ def plan_partitioned(
         for name in build.partitions
         if name in wanted and (name in prompts or not outputs_current(distillation, name, identity))
     }
+    logits = _plan_logits(distillation, [name for name in build.partitions if name in wanted], outputs)
     known = distillation.files.partitions(Asset.PROMPTS)
     removed = sorted(set(known).difference(build.names)) if build.is_complete and only is None else ()
     failed = {name: message for name, message in build.failed.items() if name in wanted}
-    return PartitionedPlan(prompts, outputs, tuple(removed), failed, build.names)
+    return PartitionedPlan(prompts, outputs, logits, tuple(removed), failed, build.names)
+
+
+def _plan_logits(distillation: Distillation, partitions: Sequence[str], outputs: Mapping[str, str]) -> dict[str, str]:
+    if not needs_logits(distillation):
+        return {}
+    identity = capture_identity(distillation)
+    return {
+        name: "its answers changed" if name in outputs else "not captured yet as declared"
+        for name in partitions
+        if name in outputs or not logits_current(distillation, name, identity)
+    }
 
 
 def plan_rest(distillation: Distillation, identity: TeacherIdentity, students: Sequence[str]) -> list[Step]:
     """What dataset, students and evaluations need, once the partitioned assets are done."""
     dataset_due = not dataset_current(distillation, lambda p: outputs_current(distillation, p, identity))
     steps = [Step(Asset.DATASET, None, "its inputs changed")] if dataset_due else []
+    due = {name for name in students if dataset_due or not student_current(distillation, name)}
     for name in students:
-        student_due = dataset_due or not student_current(distillation, name)
-        if student_due:
+        if name in due:
             why = "the dataset may change" if dataset_due else "not trained yet on this dataset with these settings"
             steps.append(Step(Asset.STUDENT, name, why))
-        if student_due or not evaluation_current(distillation, name):
-            why = "the student may change" if student_due else "not evaluated yet with these settings"
+    for name in students:
+        if due or not evaluation_current(distillation, name):
+            why = "a student may change" if due else "not evaluated yet with these settings"
             steps.append(Step(Asset.EVALUATION, name, why))
     return steps
 

@@ -23,6 +23,7 @@ from distill_dagster.jobs import (
     ERROR_FILE,
     PROGRESS_FILE,
     RESULT_FILE,
+    CaptureJob,
     GenerateJob,
     Job,
     PredictJob,
@@ -63,18 +64,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def read_job(path: Path) -> GenerateJob | TrainJob | PredictJob | TryJob:
+def read_job(path: Path) -> GenerateJob | CaptureJob | TrainJob | PredictJob | TryJob:
     """Parses a job file.
 
     Raises:
         ValidationError: it is no job.
     """
     adapter: TypeAdapter[Any] = TypeAdapter(Job)
-    job: GenerateJob | TrainJob | PredictJob | TryJob = adapter.validate_json(path.read_bytes())
+    job: GenerateJob | CaptureJob | TrainJob | PredictJob | TryJob = adapter.validate_json(path.read_bytes())
     return job
 
 
-def run(job: GenerateJob | TrainJob | PredictJob | TryJob, termination: Termination) -> int:
+def run(job: GenerateJob | CaptureJob | TrainJob | PredictJob | TryJob, termination: Termination) -> int:
     """Does a job and writes its result, or the error the user can mend; returns the exit code."""
     job.out.mkdir(parents=True, exist_ok=True)
     (job.out / ERROR_FILE).unlink(missing_ok=True)
@@ -91,7 +92,7 @@ def run(job: GenerateJob | TrainJob | PredictJob | TryJob, termination: Terminat
 
 
 def dispatch(
-    job: GenerateJob | TrainJob | PredictJob | TryJob, progress: ProgressWriter, termination: Termination
+    job: GenerateJob | CaptureJob | TrainJob | PredictJob | TryJob, progress: ProgressWriter, termination: Termination
 ) -> dict[str, Any]:
     """Calls the function for the kind of job; returns the content of result.json."""
     match job:
@@ -103,6 +104,14 @@ def dispatch(
             from distill_dagster.teachers.local.transformers_local import run_generate
 
             return run_generate(job, progress)
+        case CaptureJob(server=None):
+            from distill_dagster.logits.capture import run_capture
+
+            return run_capture(job, progress)
+        case CaptureJob():
+            from distill_dagster.logits.server import run_server_capture
+
+            return run_server_capture(job, progress)
         case TrainJob():
             from distill_dagster.students.train import run_train
 

@@ -10,7 +10,16 @@ from contextvars import copy_context
 from pathlib import Path
 
 from distill_dagster import errors
-from distill_dagster.jobs import ERROR_FILE, PROGRESS_FILE, GenerateJob, PredictJob, ProgressLine, TrainJob, TryJob
+from distill_dagster.jobs import (
+    ERROR_FILE,
+    PROGRESS_FILE,
+    CaptureJob,
+    GenerateJob,
+    PredictJob,
+    ProgressLine,
+    TrainJob,
+    TryJob,
+)
 from distill_dagster.progress import Progress, report
 from distill_dagster.storage import write_json
 
@@ -38,7 +47,9 @@ def no_launch(job_file: Path) -> None:
 
 
 def run_job(
-    job: GenerateJob | TrainJob | PredictJob | TryJob, launch: Launch, on_poll: Callable[[], object] | None = None
+    job: GenerateJob | CaptureJob | TrainJob | PredictJob | TryJob,
+    launch: Launch,
+    on_poll: Callable[[], object] | None = None,
 ) -> None:
     """Runs a job in the worker, reporting its progress.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import polars as pl
 
-from distill_dagster.jobs import GenerateJob, ModelRef, PredictJob, PredictModel, TrainJob
+from distill_dagster.jobs import GenerateJob, ModelRef, Prediction, PredictJob, PredictModel, TrainJob
 
 QUESTIONS = ("What is the capital of France?", "Who are you?", "Where is my parcel?", "Tell me a joke.", "2 + 2", "é?")
 
@@ -63,7 +63,7 @@ def train_job(model: Path, dataset: Path, out: Path, **changes: object) -> Train
         "gradient_accumulation": 1,
         "max_length": 256,
         "lora": None,
-        "seed": 17,
+        "seeds": [17],
         "precision": "fp32",
         "checkpoint_steps": 2,
         "out": out,
@@ -85,21 +85,29 @@ def generate_job(model: Path, requests: Path, out: Path, **changes: object) -> G
     return GenerateJob.model_validate(settings | changes)
 
 
-def predict_job(folder: Path, out: Path, *, student: Path, base: Path, teacher: Path | None) -> PredictJob:
-    """A prediction on `folder`'s test.parquet and train.parquet in float32."""
-    named = {"student": student, "base": base} | ({"teacher": teacher} if teacher else {})
+def predict_job(folder: Path, out: Path, *, learners: dict[str, Path], teacher: Path | None) -> PredictJob:
+    """A prediction on `folder`'s test.parquet and train.parquet in float32.
+
+    Args:
+        learners: students and bases by key (hex digits). The teacher's key is `f0`.
+    """
+    read_by = {key: (key, path, True) for key, path in learners.items()}
+    if teacher:
+        read_by["f0"] = ("teacher", teacher, False)
+    predictions = [
+        Prediction(key=key, model=_predict_model(name, path, generate=generate), max_length=256 if generate else None)
+        for key, (name, path, generate) in read_by.items()
+    ]
     return PredictJob(
-        models=[
-            PredictModel.model_validate(
-                {"name": name, "model": {"source": str(path)}, "dtype": "float32", "generate": name != "teacher"}
-            )
-            for name, path in named.items()
-        ],
-        teacher_is_local=teacher is not None,
+        predictions=predictions,
+        teacher=_predict_model("teacher", teacher, generate=False) if teacher else None,
         rows=folder / "test.parquet",
         train_rows=folder / "train.parquet",
         max_tokens=16,
         batch_size=4,
-        max_length=256,
         out=out,
     )
+
+
+def _predict_model(name: str, folder: Path, *, generate: bool) -> PredictModel:
+    return PredictModel(name=name, model=ModelRef(source=str(folder)), dtype="float32", generate=generate)

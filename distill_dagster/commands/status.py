@@ -13,7 +13,7 @@ from distill_dagster.errors import EvaluationError
 from distill_dagster.evaluation.build import asset_of as evaluation_asset
 from distill_dagster.evaluation.build import read_evaluation
 from distill_dagster.lineage.manifests import MANIFEST_FILE, read_manifest
-from distill_dagster.plan import Asset, plan_partitioned, plan_rest
+from distill_dagster.plan import Asset, partitioned_kinds, plan_partitioned, plan_rest
 from distill_dagster.project import Distillation
 from distill_dagster.storage import read_current
 from distill_dagster.students.build import asset_of as student_asset
@@ -79,7 +79,9 @@ def _assets(distillation: Distillation) -> list[AssetStatus]:
     plan = plan_partitioned(distillation, identity)
     files = distillation.files
     rows = []
-    for asset, due in ((Asset.PROMPTS, plan.prompts), (Asset.TEACHER_OUTPUTS, plan.outputs)):
+    reasons = {Asset.PROMPTS: plan.prompts, Asset.TEACHER_OUTPUTS: plan.outputs, Asset.TEACHER_LOGITS: plan.logits}
+    for asset in partitioned_kinds(distillation):
+        due = reasons[asset]
         for partition in plan.found:
             current = read_current(files.asset(asset, partition))
             failed = plan.failed.get(partition)
@@ -87,7 +89,7 @@ def _assets(distillation: Distillation) -> list[AssetStatus]:
             state = "failed" if failed else "due" if why else "current"
             cost = _answers_cost(distillation, partition) if asset is Asset.TEACHER_OUTPUTS else None
             rows.append(AssetStatus(asset, None, partition, state, current.version if current else None, why, cost))
-    upstream = "the partitions above come first" if plan.prompts or plan.outputs or plan.removed else None
+    upstream = "the partitions above come first" if any(reasons.values()) or plan.removed else None
     steps = {
         (step.asset, step.name): step.why
         for step in plan_rest(distillation, identity, list(distillation.spec.students))

@@ -3,11 +3,15 @@
 Each reads the prompt in its own form (the teacher with its few-shot examples, say) and then the teacher's stored
 completion; only completion positions are compared, the end of turn included. Forward KL is Σ p (log p − log q) in nats
 over the whole shared vocabulary, p the teacher's.
+
+The teacher reads first and once; each model is then compared with what it kept. A model's batches follow from its own
+sequences, so its numbers do not depend on which other models are measured.
 """
 
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -15,74 +19,142 @@ import torch
 from torch import Tensor
 
 from distill_dagster.evaluation.token_baselines import IntArray, TokenBaselines
-from distill_dagster.students.projection import chunks, hidden_before, project
+from distill_dagster.logits.projection import can_share_prefix, chunks, collate, hidden_before, project
 from distill_dagster.teachers.local.chat_model import ChatModel, same_tokens
 
 FIDELITY_SCHEMA = {
     "prompt_id": pl.String(),
     "sample": pl.Int32(),
-    "model": pl.String(),
     "tokens": pl.Int32(),
     "kl_sum": pl.Float64(),
     "top1_hits": pl.Int32(),
 }
+BASELINE_SCHEMA = {
+    "prompt_id": pl.String(),
+    "sample": pl.Int32(),
+    "model": pl.String(),
+    "tokens": pl.Int32(),
+    "top1_hits": pl.Int32(),
+}
 BATCH_TOKENS = 4096
 CHUNK_TOKENS = 256
+Report = Callable[[int, int], None]
+"""Called with (rows done, rows to do)."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One test row: its prompt as each model writes it, and the completion all are measured on."""
+    """One test row as one model reads it: its prompt, and the completion all are measured on."""
 
     prompt_id: str
     sample: int
-    prompts: dict[str, list[int]]
+    prompt: list[int]
     completion: list[int]
 
     @property
     def length(self) -> int:
-        """Tokens of the longest form."""
-        return max(map(len, self.prompts.values())) + len(self.completion)
-
-    @property
-    def student_length(self) -> int:
-        """Tokens of the longest form that a student or base reads."""
-        read = [len(prompt) for name, prompt in self.prompts.items() if name != "teacher"]
-        return max(read, default=0) + len(self.completion)
+        """Tokens of prompt and completion."""
+        return len(self.prompt) + len(self.completion)
 
 
-def measure_fidelity(
-    teacher: ChatModel,
-    models: dict[str, ChatModel],
-    baselines: TokenBaselines | None,
-    rows: pl.DataFrame,
-    max_length: int,
-    on_progress: Callable[[int, int], None],
-) -> tuple[pl.DataFrame, int]:
-    """FIDELITY rows of every model whose tokens are the teacher's, and of the count baselines.
+@dataclass(frozen=True)
+class TeacherStates:
+    """The teacher's hidden states before every completion token of the test rows.
+
+    Attributes:
+        teacher: the model they are of; its head makes logits of them.
+        hidden: [completion tokens of all rows, hidden size], a file mapped into memory, in the teacher's precision.
+        places: where the tokens of a row (prompt_id, sample) lie in it.
+        sequences: the rows as the teacher read them.
+    """
+
+    teacher: ChatModel
+    hidden: Tensor
+    places: dict[tuple[str, int], slice]
+    sequences: list[Measured]
+
+    def of(self, batch: Sequence[Measured]) -> Tensor:
+        """[completion tokens of the batch, hidden size], row after row, on the teacher's device."""
+        rows = [self.hidden[self.places[one.prompt_id, one.sample]] for one in batch]
+        return torch.cat(rows).to(self.teacher.device)
+
+
+@torch.inference_mode()
+def read_teacher(teacher: ChatModel, rows: pl.DataFrame, scratch: Path, on_progress: Report) -> TeacherStates | None:
+    """Lets the teacher read its own answers; None where no row has the token ids of one.
 
     Args:
         teacher: the local teacher.
-        models: students and bases by report name; one with another vocabulary gets no rows.
-        baselines: counted on training completions; None leaves them out.
-        rows: DATASET columns and teacher_messages; rows without completion_ids get no fidelity.
-        max_length: sequences longer than this to a student are left out, never cut.
-        on_progress: called with (rows done, rows to do).
-
-    Returns:
-        The frame, sorted by prompt_id, sample and model, and the number of rows left out as too long.
+        rows: DATASET columns and teacher_messages; rows without completion_ids are left out.
+        scratch: a file to keep the hidden states in: tokens × hidden size × bytes a number.
     """
-    comparable = {name: chat for name, chat in models.items() if same_tokens(teacher.tokenizer, chat.tokenizer)}
-    sequences = [*_sequences(teacher, comparable, rows)]
-    fitting = sorted((one for one in sequences if one.student_length <= max_length), key=lambda one: -one.length)
-    records: list[tuple[str, int, str, int, float | None, int]] = []
-    done = 0
+    sequences = _sequences(teacher, rows, "teacher_messages")
+    if not sequences:
+        return None
+    hidden: Tensor | None = None
+    places: dict[tuple[str, int], slice] = {}
+    start = 0
+    for batch in token_batches(sequences, BATCH_TOKENS):
+        states = _completion_hidden(teacher, batch)
+        if hidden is None:
+            tokens = sum(len(one.completion) for one in sequences)
+            shape = (tokens, states.shape[-1])
+            flat = torch.from_file(str(scratch), shared=True, size=shape[0] * shape[1], dtype=states.dtype)
+            hidden = flat.view(shape)
+        hidden[start : start + len(states)] = states.cpu()
+        for one in batch:
+            places[one.prompt_id, one.sample] = slice(start, start + len(one.completion))
+            start += len(one.completion)
+        on_progress(len(places), len(sequences))
+    assert hidden is not None
+    return TeacherStates(teacher, hidden, places, sequences)
+
+
+def measure_model(
+    states: TeacherStates, chat: ChatModel, rows: pl.DataFrame, max_length: int | None, on_progress: Report
+) -> tuple[pl.DataFrame, int] | None:
+    """FIDELITY rows of a model, sorted by prompt_id and sample, and how many rows were left out as too long.
+
+    Args:
+        states: what the teacher made of the same rows.
+        chat: a student or base; None is returned where its tokens are not the teacher's.
+        rows: DATASET columns.
+        max_length: sequences longer than this are left out, never cut; None leaves out none.
+    """
+    if not same_tokens(states.teacher.tokenizer, chat.tokenizer):
+        return None
+    sequences = _sequences(chat, rows, "messages")
+    fitting = [one for one in sequences if max_length is None or one.length <= max_length]
+    records: list[tuple[str, int, int, float, int]] = []
     for batch in token_batches(fitting, BATCH_TOKENS):
-        records += _measure_batch(teacher, comparable, baselines, batch)
-        done += len(batch)
-        on_progress(done, len(fitting))
-    frame = pl.DataFrame(records, schema=FIDELITY_SCHEMA, orient="row").sort("prompt_id", "sample", "model")
-    return frame, len(sequences) - len(fitting)
+        lengths = [len(one.completion) for one in batch]
+        kl, agree = compare(states.teacher, states.of(batch), chat, _completion_hidden(chat, batch))
+        kl_rows, agree_rows = torch.split(kl.double().cpu(), lengths), torch.split(agree.cpu(), lengths)
+        for one, row_kl, row_agree in zip(batch, kl_rows, agree_rows, strict=True):
+            records.append((one.prompt_id, one.sample, len(row_kl), float(row_kl.sum()), int(row_agree.sum())))
+        on_progress(len(records), len(fitting))
+    frame = pl.DataFrame(records, schema=FIDELITY_SCHEMA, orient="row")
+    return frame.sort("prompt_id", "sample"), len(sequences) - len(fitting)
+
+
+def measure_baselines(states: TeacherStates, baselines: TokenBaselines) -> pl.DataFrame:
+    """BASELINE rows of both next-token guessers, sorted by prompt_id, sample and model.
+
+    Args:
+        states: what the teacher made of the test rows.
+        baselines: counted on training completions.
+    """
+    guessers: dict[str, Callable[[IntArray], IntArray]] = {
+        "most_frequent": baselines.most_frequent_guesses,
+        "bigram": baselines.bigram_guesses,
+    }
+    records = []
+    for one in states.sequences:
+        top = top_tokens(states.teacher, states.of([one])).cpu().numpy()
+        for name, guess in guessers.items():
+            hits = int((guess(np.array(one.completion)) == top).sum())
+            records.append((one.prompt_id, one.sample, name, len(one.completion), hits))
+    return pl.DataFrame(records, schema=BASELINE_SCHEMA, orient="row").sort("prompt_id", "sample", "model")
 
 
 def token_batches(sequences: Sequence[Measured], budget: int) -> Iterator[list[Measured]]:
@@ -132,51 +204,19 @@ def top_tokens(teacher: ChatModel, hidden: Tensor) -> Tensor:
     )
 
 
-def _sequences(teacher: ChatModel, models: dict[str, ChatModel], rows: pl.DataFrame) -> Iterator[Measured]:
-    chats = {"teacher": teacher, **models}
+def _sequences(chat: ChatModel, rows: pl.DataFrame, read: str) -> list[Measured]:
+    """Rows with completion ids as a model reads them (`read`: the column of its messages), longest first."""
     usable = rows.filter(pl.col("completion_ids").list.len() > 0)
-    columns = ("prompt_id", "sample", "messages", "teacher_messages", "completion_ids")
-    for prompt_id, sample, messages, teacher_messages, ids in usable.select(columns).iter_rows():
-        read = {name: json.loads(teacher_messages if name == "teacher" else messages) for name in chats}
-        prompts = {name: chat.encode(read[name]) for name, chat in chats.items()}
-        yield Measured(prompt_id, sample, prompts, ids)
-
-
-def _measure_batch(
-    teacher: ChatModel, models: dict[str, ChatModel], baselines: TokenBaselines | None, batch: list[Measured]
-) -> Iterator[tuple[str, int, str, int, float | None, int]]:
-    lengths = [len(one.completion) for one in batch]
-    teacher_hidden = _completion_hidden(teacher, "teacher", batch)
-    for name, chat in models.items():
-        kl, agree = compare(teacher, teacher_hidden, chat, _completion_hidden(chat, name, batch))
-        kl_rows, agree_rows = torch.split(kl.double().cpu(), lengths), torch.split(agree.cpu(), lengths)
-        for one, row_kl, row_agree in zip(batch, kl_rows, agree_rows, strict=True):
-            tokens = len(one.completion)
-            yield one.prompt_id, one.sample, name, tokens, float(row_kl.sum()), int(row_agree.sum())
-    if baselines is None:
-        return
-    guessers: dict[str, Callable[[IntArray], IntArray]] = {
-        "most_frequent": baselines.most_frequent_guesses,
-        "bigram": baselines.bigram_guesses,
-    }
-    tops = torch.split(top_tokens(teacher, teacher_hidden).cpu(), lengths)
-    for one, top in zip(batch, tops, strict=True):
-        for name, guess in guessers.items():
-            hits = int((guess(np.array(one.completion)) == top.numpy()).sum())
-            yield one.prompt_id, one.sample, name, len(one.completion), None, hits
+    found = [
+        Measured(prompt_id, sample, chat.encode(json.loads(messages)), ids)
+        for prompt_id, sample, messages, ids in usable.select("prompt_id", "sample", read, "completion_ids").iter_rows()
+    ]
+    return sorted(found, key=lambda one: (-one.length, one.prompt_id, one.sample))
 
 
 @torch.inference_mode()
-def _completion_hidden(chat: ChatModel, name: str, batch: list[Measured]) -> Tensor:
+def _completion_hidden(chat: ChatModel, batch: Sequence[Measured]) -> Tensor:
     """Hidden states that predict the completion tokens, [all completion tokens of the batch, hidden], row after row."""
-    width = max(len(one.prompts[name]) + len(one.completion) for one in batch)
-    input_ids = torch.zeros(len(batch), width, dtype=torch.long)
-    mask = torch.zeros_like(input_ids)
-    target = torch.zeros_like(input_ids, dtype=torch.bool)
-    for row, one in enumerate(batch):
-        prompt, ids = one.prompts[name], [*one.prompts[name], *one.completion]
-        input_ids[row, : len(ids)] = torch.tensor(ids)
-        mask[row, : len(ids)] = 1
-        target[row, len(prompt) : len(ids)] = True
-    device = chat.device
-    return hidden_before(chat.model, input_ids.to(device), mask.to(device), target.to(device))
+    prompts, completions = [one.prompt for one in batch], [one.completion for one in batch]
+    read = collate(prompts, completions, share=can_share_prefix(chat.model))
+    return hidden_before(chat.model, read.to(chat.device))

@@ -2,12 +2,12 @@
 
 import math
 
-from distill_dagster.evaluation.model import System, Unit
+from distill_dagster.evaluation.model import System, Unit, companion_name
 from distill_dagster.evaluation.statistics import Estimate, Method
 
 UNDEFINED = "–"
 
-SYSTEM_LABELS = {
+_SYSTEM_LABELS = {
     System.TEACHER: "Teacher",
     System.STUDENT: "Student",
     System.BASE: "Base",
@@ -31,6 +31,16 @@ UNIT_LABELS: dict[Unit, str] = {
 }
 _DECIMALS: dict[Unit, int] = {"score": 3, "share": 1, "nats_per_token": 3, "ratio": 2, "tokens": 1}
 _NBSP = "\N{NO-BREAK SPACE}"
+
+
+def system_label(system: str) -> str:
+    """What a system is called in tables and plots: another student by its name."""
+    return companion_name(system) or _SYSTEM_LABELS[System(system)]
+
+
+def shortened(text: str, most: int) -> str:
+    """A text of at most `most` characters."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def number(value: float | None, decimals: int, *, signed: bool = False) -> str:

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 from distill_dagster.evaluation.formatting import (
     METHOD_LABELS,
-    SYSTEM_LABELS,
     UNIT_LABELS,
     count,
     interval,
     quantity,
     rows_in_groups,
+    system_label,
 )
-from distill_dagster.evaluation.model import Counts, Identity, Measure, System
+from distill_dagster.evaluation.model import Counts, Identity, Measure, System, companion_name
 from distill_dagster.evaluation.statistics import Estimate
 from distill_dagster.metrics import METRICS
 from distill_dagster.spec.evaluation import GateSpec
@@ -31,14 +31,19 @@ def headlines(
     quality: Sequence[Measure],
     fidelity: Sequence[Measure],
     health: Sequence[Measure],
+    companions: Sequence[str] = (),
 ) -> list[str]:
-    """Findings in the order in which a reader asks: fidelity, quality, the low bars, the warnings."""
+    """Findings in the order in which a reader asks: fidelity, quality, the low bars, the warnings.
+
+    Args:
+        companions: system names of the other students; they are compared on fidelity.
+    """
     by_name = {measure.name: measure for measure in fidelity}
     sentences = []
     if "forward_kl" in by_name:
-        sentences.append(compare(by_name["forward_kl"], System.BASE, "to the teacher"))
+        sentences += [compare(by_name["forward_kl"], other, "to the teacher") for other in (System.BASE, *companions)]
     closeness = by_name.get("chrf") or by_name[primary]
-    sentences.append(compare(closeness, System.BASE, "against the teacher’s answers"))
+    sentences += [compare(closeness, other, "against the teacher’s answers") for other in (System.BASE, *companions)]
     if counts.rows_with_reference:
         measure = next(m for m in quality if m.name == primary)
         against = "against the human references"
@@ -50,12 +55,12 @@ def headlines(
     return [s for s in [*sentences, *_warnings(identity, counts, health)] if s is not None]
 
 
-def compare(measure: Measure, other: System, context: str) -> str | None:
+def compare(measure: Measure, other: str, context: str) -> str | None:
     """Whether the student beats `other` on a measure, from the paired interval; None where it was not compared."""
     difference = measure.comparison(System.STUDENT, other)
     if difference is None:
         return None
-    subject = f"{_NAMES[other]} on {_label(measure)} {context}"
+    subject = f"{_called(other)} on {_label(measure)} {context}"
     evidence = _evidence(measure, other, difference)
     verdict = is_better(measure, difference)
     if difference.interval is None:
@@ -83,11 +88,16 @@ def gate_statement(gate: GateSpec) -> str:
     )
 
 
+def _called(other: str) -> str:
+    name = companion_name(other)
+    return _NAMES[System(other)] if name is None else f"“{name}”"
+
+
 def _label(measure: Measure) -> str:
     return measure.label if measure.name in METRICS else measure.label[:1].lower() + measure.label[1:]
 
 
-def _evidence(measure: Measure, other: System, difference: Estimate) -> str:
+def _evidence(measure: Measure, other: str, difference: Estimate) -> str:
     values = [_single(measure.systems[system], measure, difference) for system in (System.STUDENT, other)]
     unit = f" {UNIT_LABELS[measure.unit]}" if UNIT_LABELS[measure.unit] else ""
     shown = quantity(difference.value, measure.unit, signed=True)
@@ -113,8 +123,8 @@ def _warnings(identity: Identity, counts: Counts, health: Sequence[Measure]) -> 
         )
     for name, rows in counts.unanswered.items():
         if rows:
-            label = SYSTEM_LABELS[System(name)].lower()
-            sentences.append(f"The {label} left {count(rows)} test rows unanswered; each scores 0.")
+            label = f"“{system_label(name)}”" if companion_name(name) else f"The {system_label(name).lower()}"
+            sentences.append(f"{label} left {count(rows)} test rows unanswered; each scores 0.")
     if identity.base_is_pruned:
         sentences.append(f"The base is the {identity.base_label}.")
     return sentences

@@ -1,26 +1,22 @@
-"""What an evaluation is made from and what it says: the inputs, and the report as data.
+"""What an evaluation says: the report as data.
 
 `EvaluationReport` is the content of report.json; the HTML page, the Dagster metadata and the plots only show it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Literal
 
-import polars as pl
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 from distill_dagster.evaluation.statistics import Estimate
-from distill_dagster.jobs import PredictResult, TrainResult
-from distill_dagster.spec.distillation import DistillationSpec
-from distill_dagster.spec.students import StudentSpec
 
 REPORT_FORMAT = 1
 Unit = Literal["score", "share", "nats_per_token", "ratio", "tokens"]
 
 
 class System(StrEnum):
-    """Whose answers, or next-token guesses, are measured."""
+    """Whose answers, or next-token guesses, are measured; other students of the distillation: see `companion`."""
 
     TEACHER = "teacher"
     STUDENT = "student"
@@ -29,8 +25,27 @@ class System(StrEnum):
     BIGRAM = "bigram"
 
 
-ANSWERING = (System.TEACHER, System.STUDENT, System.BASE)
 COUNT_BASELINES = (System.BIGRAM, System.MOST_FREQUENT)
+_COMPANION = "student/"
+
+
+def companion(student: str) -> str:
+    """The system name of another student of the distillation; no `System` has a slash."""
+    return f"{_COMPANION}{student}"
+
+
+def companion_name(system: str) -> str | None:
+    """The student's name behind a companion's system name; None for a `System`."""
+    return system.removeprefix(_COMPANION) if system.startswith(_COMPANION) else None
+
+
+def answering(companions: Sequence[str]) -> tuple[str, ...]:
+    """The systems that answer, in the order in which tables show them.
+
+    Args:
+        companions: system names of the other students.
+    """
+    return (System.TEACHER, System.STUDENT, *companions, System.BASE)
 
 
 class ReportModel(BaseModel):
@@ -105,8 +120,8 @@ class Counts(ReportModel):
 class Comparison(ReportModel):
     """A paired difference, `left` - `right`, over the rows that both have."""
 
-    left: System
-    right: System
+    left: str
+    right: str
     difference: Estimate
 
 
@@ -118,10 +133,10 @@ class Measure(ReportModel):
     description: str
     unit: Unit
     higher_is_better: bool | None
-    systems: dict[System, Estimate]
+    systems: dict[str, Estimate]
     comparisons: list[Comparison]
 
-    def comparison(self, left: System, right: System) -> Estimate | None:
+    def comparison(self, left: str, right: str) -> Estimate | None:
         """The paired difference left - right, or None where it was not made."""
         found = (c.difference for c in self.comparisons if (c.left, c.right) == (left, right))
         return next(found, None)
@@ -136,10 +151,38 @@ class GateDeclaration(ReportModel):
     statement: str
 
 
-class TrainingFacts(ReportModel):
-    """How the student was trained; no timings. A loss that is not finite is None."""
+class SeedFacts(ReportModel):
+    """How training with one of several seeds ended."""
 
-    settings: StudentSpec
+    seed: int
+    steps: int
+    validation_loss: float | None
+
+
+class StudentFacts(ReportModel):
+    """What a student is: this report's, or one that is shown beside it. Its size is in the report's other fields."""
+
+    system: str
+    name: str
+    version: str
+    objective: str
+    targets: str
+    origin: str
+    rows_trained: int
+    steps: int
+    tokens_trained: int
+
+
+class TrainingFacts(ReportModel):
+    """How the student was trained; no timings. A loss that is not finite is None.
+
+    `settings` is its declaration, without the settings that its objective does not have.
+    """
+
+    settings: dict[str, JsonValue]
+    seed: int
+    seeds: list[SeedFacts]
+    validation_measure: str
     rows_trained: int
     steps: int
     tokens_trained: int
@@ -178,6 +221,7 @@ class EvaluationReport(ReportModel):
     fidelity: list[Measure]
     health: list[Measure]
     gate: GateDeclaration | None
+    students: list[StudentFacts]
     training: TrainingFacts
     parameters: dict[str, int]
     checkpoint_bytes: dict[str, int]
@@ -186,43 +230,12 @@ class EvaluationReport(ReportModel):
     confidence: float
     seed: int
 
+    @property
+    def companions(self) -> list[str]:
+        """System names of the other students, in the order in which they are declared."""
+        return [student.system for student in self.students if student.system != System.STUDENT]
+
     def measure(self, table: Literal["quality", "fidelity", "health"], name: str) -> Measure | None:
         """A table's row by name, or None where it was not measured."""
         rows: list[Measure] = getattr(self, table)
         return next((row for row in rows if row.name == name), None)
-
-
-@dataclass(frozen=True)
-class EvaluationInputs:
-    """All that an evaluation is made from.
-
-    Attributes:
-        distillation, student: names in the project.
-        spec: the declaration; `spec.students[student]` says how the student was trained.
-        spec_hash: hash of the declaration.
-        versions, models: what was evaluated.
-        rows_per_split: rows of the dataset in each split.
-        test: the dataset's test split (DATASET columns).
-        dropped: rows that curation kept out, of all splits (DROPPED columns).
-        generated: answers of student and base on the test split (GENERATED columns).
-        fidelity: teacher-forced agreement on the test split (FIDELITY columns); None with a hosted teacher.
-        training, prediction: what the worker said of its jobs.
-        teacher_layers: layers of the model a pruned base was cut from, where known.
-        teacher_usd_per_1000_answers: what the provider charged, from its usage; None for a teacher on this machine.
-    """
-
-    distillation: str
-    student: str
-    spec: DistillationSpec
-    spec_hash: str
-    versions: Versions
-    models: ModelNames
-    rows_per_split: dict[str, int]
-    test: pl.DataFrame
-    dropped: pl.DataFrame
-    generated: pl.DataFrame
-    fidelity: pl.DataFrame | None
-    training: TrainResult
-    prediction: PredictResult
-    teacher_layers: int | None = None
-    teacher_usd_per_1000_answers: float | None = None

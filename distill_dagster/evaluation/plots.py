@@ -4,17 +4,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
-from distill_dagster.evaluation.formatting import SYSTEM_LABELS, interval, number, quantity
-from distill_dagster.evaluation.model import Measure, System, TrainingFacts
+from distill_dagster import drawing as draw
+from distill_dagster.evaluation.formatting import interval, number, quantity, shortened, system_label
+from distill_dagster.evaluation.model import Measure, TrainingFacts, companion_name
 from distill_dagster.evaluation.statistics import Estimate
 
 WIDTH = 380
 _RIGHT = 14
 _ROW = 23
 _GROUP = 30
-_TICK_STEPS = (1, 2, 2.5, 5, 10)
+_LABEL_CHARS = 11
+_BAR_LABEL_CHARS = 19
 
 
 @dataclass
@@ -27,36 +29,34 @@ class _Drawing:
     parts: list[str] = field(default_factory=list)
 
     def line(self, x1: float, y1: float, x2: float, y2: float, css: str) -> None:
-        self.parts.append(f'<line class="{css}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>')
+        self.parts.append(draw.line(x1, y1, x2, y2, css))
 
     def text(self, x: float, y: float, content: str, css: str = "", anchor: str = "start") -> None:
-        self.parts.append(
-            f'<text class="{css}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(content)}</text>'
-        )
+        self.parts.append(draw.text(x, y, content, css, anchor))
 
     def bar(self, x: float, y: float, width: float, height: float, css: str) -> None:
         self.parts.append(
             f'<rect class="{css}" x="{x:.1f}" y="{y:.1f}" width="{max(width, 0.5):.1f}" height="{height:.1f}" rx="2"/>'
         )
 
-    def mark(self, x: float, y: float, system: System) -> None:
-        """A filled dot for the student, a diamond for the teacher, a ring for the base: told apart without colour."""
-        if system is System.TEACHER:
-            self.parts.append(f'<path class="fill-teacher" d="M{x:.1f} {y - 6:.1f}l6 6-6 6-6-6z"/>')
-        else:
-            css = "fill-student" if system is System.STUDENT else "ring-base"
-            self.parts.append(f'<circle class="{css}" cx="{x:.1f}" cy="{y:.1f}" r="4.8"/>')
+    def mark(self, x: float, y: float, system: str) -> None:
+        """A dot for the student, a diamond for the teacher, a ring for the base, else a square: no colour needed."""
+        match role(system):
+            case "teacher":
+                self.parts.append(draw.diamond(x, y, 6, "fill-teacher"))
+            case "student":
+                self.parts.append(draw.circle(x, y, 4.8, "fill-student"))
+            case "base":
+                self.parts.append(draw.circle(x, y, 4.8, "ring-base"))
+            case other:
+                self.bar(x - 4.2, y - 4.2, 8.4, 8.4, f"fill-{other}")
 
     def path(self, points: Sequence[tuple[float, float]], css: str) -> None:
         steps = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
         self.parts.append(f'<path class="{css}" d="M{steps}"/>')
 
     def svg(self) -> Markup:
-        # The parts are built above from numbers, fixed class names and escaped text only.
-        return Markup(
-            f'<svg class="plot" viewBox="0 0 {WIDTH} {self.height:.0f}" role="img">'
-            f"<title>{escape(self.title)}</title><desc>{escape(self.description)}</desc>{''.join(self.parts)}</svg>"
-        )
+        return draw.svg(WIDTH, self.height, self.title, self.description, self.parts)
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,12 @@ class _Scale:
 
     def ticks(self, wanted: int = 4) -> list[float]:
         """Round values inside the scale, about `wanted` of them."""
-        raw = (self.high - self.low) / wanted
-        power = 10.0 ** math.floor(math.log10(raw))
-        step = next(s * power for s in _TICK_STEPS if s * power >= raw * 0.999)
-        first = math.ceil(self.low / step - 1e-9)
-        return [index * step for index in range(first, math.floor(self.high / step + 1e-9) + 1)]
+        return draw.round_ticks(self.low, self.high, wanted)
+
+
+def role(system: str) -> str:
+    """The CSS name of a system: all other students look alike and are told apart by their labels."""
+    return "companion" if companion_name(system) else system.replace("_", "-")
 
 
 def interval_plot(measures: Sequence[Measure], title: str) -> Markup:
@@ -96,7 +97,7 @@ def interval_plot(measures: Sequence[Measure], title: str) -> Markup:
         drawing.text(0, y, measure.label, "strong")
         for system, estimate in rows:
             y += _ROW
-            drawing.text(0, y - 2, SYSTEM_LABELS[system])
+            drawing.text(0, y - 2, shortened(system_label(system), _LABEL_CHARS))
             _dot(drawing, scale, y - 6, system, estimate)
             drawing.text(WIDTH, y - 2, quantity(estimate.value, measure.unit), "number", "end")
         y += _GROUP
@@ -116,8 +117,8 @@ def bar_plot(measure: Measure) -> Markup:
     _x_axis(drawing, scale, top, height - 24, percent=measure.unit == "share")
     for index, (system, estimate, value) in enumerate(rows):
         y = top + row * index + row / 2
-        drawing.text(0, y + 4, SYSTEM_LABELS[system])
-        drawing.bar(left, y - 8, scale(value) - left, 16, f"fill-{system.value.replace('_', '-')}")
+        drawing.text(0, y + 4, shortened(system_label(system), _BAR_LABEL_CHARS))
+        drawing.bar(left, y - 8, scale(value) - left, 16, f"fill-{role(system)}")
         if estimate.interval is not None:
             _whisker(drawing, scale, y, estimate.interval)
         drawing.text(WIDTH, y + 4, quantity(value, measure.unit), "number", "end")
@@ -136,7 +137,7 @@ def loss_plot(training: TrainingFacts) -> Markup:
     x = _Scale(min(0, *steps) if len(steps) > 1 else 0, max(*steps, 1), left, WIDTH - _RIGHT - 60)
     y = _Scale(min(0.0, *losses, 0.0), _ceiling(max(losses)), height - 34, top)
     final = "; ".join(f"{name} ends at {number(curve[-1][1], 3)}" for name, curve in curves.items() if curve)
-    drawing = _Drawing(height, "Loss over training steps", f"Cross-entropy in nats per token: {final}.")
+    drawing = _Drawing(height, "Loss over training steps", f"Nats per token: {final}.")
     for tick in y.ticks():
         drawing.line(left, y(tick), x.end, y(tick), "grid")
         drawing.text(left - 7, y(tick) + 4, f"{tick:g}", "tick", "end")
@@ -147,7 +148,7 @@ def loss_plot(training: TrainingFacts) -> Markup:
         if curve:
             drawing.path([(x(step), y(loss)) for step, loss in curve], f"curve-{name}")
     for step, loss in curves["validation"]:
-        drawing.parts.append(f'<circle class="dot-validation" cx="{x(step):.1f}" cy="{y(loss):.1f}" r="3.2"/>')
+        drawing.parts.append(draw.circle(x(step), y(loss), 3.2, "dot-validation"))
     _curve_labels(drawing, {name: y(curve[-1][1]) for name, curve in curves.items() if curve}, x.end + 8)
     return drawing.svg()
 
@@ -166,10 +167,10 @@ def _x_axis(drawing: _Drawing, scale: _Scale, top: float, bottom: float, *, perc
         drawing.text(scale(tick), bottom + 17, f"{tick * 100:g} %" if percent else f"{tick:g}", "tick", "middle")
 
 
-def _dot(drawing: _Drawing, scale: _Scale, y: float, system: System, estimate: Estimate) -> None:
+def _dot(drawing: _Drawing, scale: _Scale, y: float, system: str, estimate: Estimate) -> None:
     if estimate.interval is not None:
         low, high = estimate.interval
-        drawing.line(scale(low), y, scale(high), y, f"stroke-{system.value}")
+        drawing.line(scale(low), y, scale(high), y, f"stroke-{role(system)}")
     drawing.mark(scale(estimate.value or 0.0), y, system)
 
 
@@ -184,7 +185,7 @@ def _describe(measures: Sequence[Measure]) -> str:
     return " ".join(
         f"{m.label}: "
         + "; ".join(
-            f"{SYSTEM_LABELS[s]} {quantity(e.value, m.unit)} {interval(e, m.unit)}" for s, e in m.systems.items()
+            f"{system_label(s)} {quantity(e.value, m.unit)} {interval(e, m.unit)}" for s, e in m.systems.items()
         )
         + "."
         for m in measures

@@ -1,7 +1,8 @@
-"""The worker's half of an evaluation: greedy answers of student and base, and their fidelity to the local teacher."""
+"""The worker's half of an evaluation: greedy answers of each model, and its fidelity to the local teacher."""
 
 import gc
 import json
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,13 @@ from typing import Any
 import polars as pl
 
 from distill_dagster.errors import EvaluationError
-from distill_dagster.evaluation.fidelity import measure_fidelity
+from distill_dagster.evaluation.fidelity import TeacherStates, measure_baselines, measure_model, read_teacher
+from distill_dagster.evaluation.prediction_files import BASELINES_FILE, FIDELITY_FILE, GENERATED_FILE
 from distill_dagster.evaluation.token_baselines import count_tokens
-from distill_dagster.jobs import PredictJob, PredictModel, PredictResult, TryJob
+from distill_dagster.jobs import RESULT_FILE, ModelResult, Prediction, PredictJob, PredictModel, PredictResult, TryJob
 from distill_dagster.process import peak_memory_bytes
 from distill_dagster.progress_file import ProgressWriter
-from distill_dagster.storage import write_file
+from distill_dagster.storage import new_folder, write_json
 from distill_dagster.teachers.local.chat_model import ChatModel, load_chat_model
 from distill_dagster.teachers.local.generation import Answer, StopReason, generate
 
@@ -23,7 +25,6 @@ TIMED_ROWS = 32
 GENERATED_SCHEMA = {
     "prompt_id": pl.String(),
     "sample": pl.Int32(),
-    "model": pl.String(),
     "prediction": pl.String(),
     "tokens": pl.Int32(),
     "stopped": pl.Boolean(),
@@ -31,7 +32,7 @@ GENERATED_SCHEMA = {
 
 
 def run_predict(job: PredictJob, progress: ProgressWriter) -> PredictResult:
-    """Generates for every model that is to answer, then measures fidelity where the teacher is local.
+    """Makes each prediction of the job, one model in memory at a time beside the teacher, and publishes it when done.
 
     Raises:
         EvaluationError: a model cannot be loaded, or there is no row to measure on.
@@ -39,26 +40,15 @@ def run_predict(job: PredictJob, progress: ProgressWriter) -> PredictResult:
     rows = pl.read_parquet(job.rows)
     if rows.is_empty():
         raise EvaluationError(f"{job.rows}: no held-out rows to evaluate on; raise prompts.split.test")
-    chats: dict[str, ChatModel] = {}
-    measurements: dict[str, dict[str, float]] = {}
-    answers = [pl.DataFrame(schema=GENERATED_SCHEMA)]
-    for model in job.models:
-        chat = chats[model.name] = _load(model)
-        if model.generate:
-            frame, measurements[model.name] = generate_rows(chat, model.name, rows, job, progress)
-            answers.append(frame)
-        else:
-            timed = rows.head(TIMED_ROWS).with_columns(messages="teacher_messages")
-            _, measurements[model.name] = generate_rows(chat, model.name, timed, job, progress)
-    generated = pl.concat(answers).sort("prompt_id", "sample", "model")
-    write_file(job.out / "generated.parquet", generated.write_parquet)
-    too_long = _fidelity(job, chats, rows, progress)
-    measurements["worker"] = {"peak_memory_bytes": float(peak_memory_bytes()), "rows_over_length": float(too_long)}
-    return PredictResult(
-        parameters={name: chat.model.num_parameters() for name, chat in chats.items()},
-        checkpoint_bytes={name: checkpoint_bytes(Path(chat.source)) for name, chat in chats.items()},
-        measurements=measurements,
-    )
+    job.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=job.out, prefix="teacher-") as scratch:
+        states = _teacher_states(job, rows, Path(scratch), progress)
+        for prediction in job.predictions:
+            with new_folder(job.out / prediction.key) as folder:
+                result = _predict(job, prediction, rows, states, folder, progress)
+                write_json(folder / RESULT_FILE, result.model_dump(mode="json"))
+            gc.collect()
+    return PredictResult(keys=[one.key for one in job.predictions], peak_memory_bytes=float(peak_memory_bytes()))
 
 
 def run_try(job: TryJob) -> dict[str, Any]:
@@ -89,7 +79,7 @@ def generate_rows(
         progress.report(f"answers of {name}", len(answers), len(queue), "prompts")
     seconds = time.monotonic() - started
     records = [
-        (prompt_id, sample, name, answer.text, len(answer.token_ids), answer.stop_reason is StopReason.END_TURN)
+        (prompt_id, sample, answer.text, len(answer.token_ids), answer.stop_reason is StopReason.END_TURN)
         for prompt_id, sample, text in rows.select("prompt_id", "sample", "messages").iter_rows()
         for answer in (answers[text],)
     ]
@@ -100,7 +90,7 @@ def generate_rows(
         "generated_tokens": float(tokens),
         "tokens_per_second": tokens / seconds,
     }
-    return pl.DataFrame(records, schema=GENERATED_SCHEMA, orient="row"), speed
+    return pl.DataFrame(records, schema=GENERATED_SCHEMA, orient="row").sort("prompt_id", "sample"), speed
 
 
 def checkpoint_bytes(folder: Path) -> int:
@@ -108,19 +98,70 @@ def checkpoint_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("*.safetensors")) if folder.is_dir() else 0
 
 
-def _fidelity(job: PredictJob, chats: dict[str, ChatModel], rows: pl.DataFrame, progress: ProgressWriter) -> int:
-    """Writes fidelity.parquet where the teacher is local and its token ids are known; returns rows left out."""
-    if not job.teacher_is_local or "teacher" not in chats or rows["completion_ids"].null_count() == rows.height:
-        return 0
-    frame, too_long = measure_fidelity(
-        teacher=chats["teacher"],
-        models={name: chat for name, chat in chats.items() if name != "teacher"},
-        baselines=count_tokens(pl.read_parquet(job.train_rows, columns=["completion_ids"])["completion_ids"]),
-        rows=rows,
-        max_length=job.max_length,
-        on_progress=lambda done, total: progress.report("fidelity", done, total, "rows"),
+def _teacher_states(
+    job: PredictJob, rows: pl.DataFrame, scratch: Path, progress: ProgressWriter
+) -> TeacherStates | None:
+    if job.teacher is None:
+        return None
+
+    def told(done: int, total: int) -> None:
+        progress.report("the teacher reads its answers", done, total, "rows")
+
+    return read_teacher(_load(job.teacher), rows, scratch / "hidden", told)
+
+
+def _predict(
+    job: PredictJob,
+    prediction: Prediction,
+    rows: pl.DataFrame,
+    states: TeacherStates | None,
+    folder: Path,
+    progress: ProgressWriter,
+) -> ModelResult:
+    """Fills the folder of one prediction but for its result, which is returned."""
+    model = prediction.model
+    too_long = 0
+    if model.generate:
+        chat = _load(model)
+        generated, speed = generate_rows(chat, model.name, rows, job, progress)
+        generated.write_parquet(folder / GENERATED_FILE)
+        if states is not None:
+            too_long = _measure(states, chat, prediction, rows, folder, progress)
+    else:
+        chat = states.teacher if states is not None else _load(model)
+        timed = rows.head(TIMED_ROWS).with_columns(messages="teacher_messages")
+        _, speed = generate_rows(chat, model.name, timed, job, progress)
+        counted = count_tokens(pl.read_parquet(job.train_rows, columns=["completion_ids"])["completion_ids"])
+        if states is not None and counted is not None:
+            measure_baselines(states, counted).write_parquet(folder / BASELINES_FILE)
+    return ModelResult(
+        parameters=chat.model.num_parameters(),
+        checkpoint_bytes=checkpoint_bytes(Path(chat.source)),
+        batch_size=job.batch_size,
+        rows_over_length=too_long,
+        measurements=speed | {"peak_memory_bytes": float(peak_memory_bytes())},
     )
-    write_file(job.out / "fidelity.parquet", frame.write_parquet)
+
+
+def _measure(
+    states: TeacherStates,
+    chat: ChatModel,
+    prediction: Prediction,
+    rows: pl.DataFrame,
+    folder: Path,
+    progress: ProgressWriter,
+) -> int:
+    """Writes the fidelity of a model that shares the teacher's tokens; returns the rows left out as too long."""
+    name = prediction.model.name
+
+    def told(done: int, total: int) -> None:
+        progress.report(f"fidelity of {name}", done, total, "rows")
+
+    measured = measure_model(states, chat, rows, prediction.max_length, told)
+    if measured is None:
+        return 0
+    frame, too_long = measured
+    frame.write_parquet(folder / FIDELITY_FILE)
     return too_long
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from distill_dagster.errors import EvaluationError
-from distill_dagster.evaluation.model import COUNT_BASELINES, System
+from distill_dagster.evaluation.model import COUNT_BASELINES, System, companion_name
 from distill_dagster.metrics import METRICS, Metric, length_ratio, repetition_rate
 
 KEY = ["prompt_id", "sample"]
@@ -52,14 +52,14 @@ def build_predictions(
 ) -> pl.DataFrame:
     """Scores every answer; columns as in `logical_columns`, sorted by prompt_id, sample, model.
 
-    Models: teacher (its stored completion), student and base; with a local teacher also the count baselines
-    most_frequent and bigram, which guess next tokens and answer nothing. A test row that a model left
-    unanswered has a null prediction and scores 0 on every text metric.
+    Models: teacher (its stored completion), student, base and the other students that answered; with a local teacher
+    also the count baselines most_frequent and bigram, which guess next tokens and answer nothing. A test row that a
+    model left unanswered has a null prediction and scores 0 on every text metric.
 
     Args:
         test: DATASET columns.
-        generated: GENERATED columns.
-        fidelity: FIDELITY columns, or None with a hosted teacher.
+        generated: GENERATED columns and `model`.
+        fidelity: FIDELITY columns and `model`, or None with a hosted teacher.
         metrics: names in `METRICS`.
 
     Raises:
@@ -67,9 +67,10 @@ def build_predictions(
     """
     _check(test, generated, fidelity)
     rows = test.select(ROW_COLUMNS)
-    frames = [_teacher(test), *(_answers(rows, generated, model) for model in (System.STUDENT, System.BASE))]
-    frames += [_answers(rows, generated, model) for model in COUNT_BASELINES if _has(fidelity, model)]
-    answered = pl.concat(frame for frame in frames if frame is not None)
+    companions = sorted(model for model in set(generated["model"]) if companion_name(model))
+    models = [model for model in (System.STUDENT, *companions, System.BASE) if _has(generated, model)]
+    models += [model for model in COUNT_BASELINES if _has(fidelity, model)]
+    answered = pl.concat([_teacher(test), *(_answers(rows, generated, model) for model in models)])
     joined = _with_fidelity(answered, fidelity)
     scored = joined.with_columns(*_health(joined), *(s for m in metrics for s in _scores(joined, METRICS[m])))
     schema = {**BASE_COLUMNS, **{c: pl.Float64() for c in logical_columns(metrics) if c not in BASE_COLUMNS}}
@@ -97,8 +98,8 @@ def _check(test: pl.DataFrame, generated: pl.DataFrame, fidelity: pl.DataFrame |
             raise EvaluationError(f"two {name} of one model on one prompt and sample; materialise the evaluation again")
 
 
-def _has(frame: pl.DataFrame | None, model: System) -> bool:
-    return frame is not None and bool((frame["model"] == model.value).any())
+def _has(frame: pl.DataFrame | None, model: str) -> bool:
+    return frame is not None and bool((frame["model"] == str(model)).any())
 
 
 def _teacher(test: pl.DataFrame) -> pl.DataFrame:
@@ -112,13 +113,11 @@ def _teacher(test: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _answers(rows: pl.DataFrame, generated: pl.DataFrame, model: System) -> pl.DataFrame | None:
-    if model in (System.STUDENT, System.BASE) and not _has(generated, model):
-        return None
-    own = generated.filter(pl.col("model") == model.value).select(
+def _answers(rows: pl.DataFrame, generated: pl.DataFrame, model: str) -> pl.DataFrame:
+    own = generated.filter(pl.col("model") == str(model)).select(
         *KEY, "prediction", pl.col("tokens").cast(pl.Int32), "stopped"
     )
-    joined = rows.join(own, on=KEY, how="left").with_columns(model=pl.lit(model.value))
+    joined = rows.join(own, on=KEY, how="left").with_columns(model=pl.lit(str(model)))
     return joined.select(*ROW_COLUMNS, "model", "prediction", "tokens", "stopped")
 
 

@@ -8,18 +8,21 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from distill_dagster.evaluation import formatting
 from distill_dagster.evaluation.headlines import is_better
 from distill_dagster.evaluation.model import (
-    ANSWERING,
+    COUNT_BASELINES,
     EvaluationReport,
     Measure,
     System,
+    answering,
+    companion_name,
 )
 from distill_dagster.evaluation.plots import bar_plot, interval_plot, loss_plot
 from distill_dagster.evaluation.statistics import BOOTSTRAP_MIN_CLUSTERS, BOOTSTRAP_RESAMPLES, Estimate, Method
-from distill_dagster.evaluation.view import cards, side_by_side
+from distill_dagster.evaluation.view import Timings, cards, side_by_side, student_facts
 from distill_dagster.metrics import METRICS
 
 TEMPLATE = "report.html.j2"
-Measurements = dict[str, dict[str, dict[str, float]]]
+Measurements = dict[str, Timings]
+"""`prediction`, `training` and `capture`, each by system."""
 # C0 controls (but tab and newline) and DEL have no meaning in HTML: shown as their Unicode pictures.
 _CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {127: 0x2421}
 _METHOD_MARKS = {Method.CLUSTER_BOOTSTRAP: "boot", Method.CLUSTER_T: "t"}
@@ -36,13 +39,20 @@ def render_html(report: EvaluationReport, predictions: pl.DataFrame, measurement
     fidelity = {measure.name: measure for measure in report.fidelity}
     text_measures = [measure for measure in report.fidelity if measure.name in METRICS]
     quality_plot = interval_plot(report.quality, "Text metrics against the human references")
+    samples, companions = report.samples, report.companions
+    learners = [System.STUDENT, *companions, System.BASE]
     source = _template().render(
         report=report,
+        answering=answering(companions),
+        learners=learners,
+        compared=[(System.STUDENT, other) for other in (System.BASE, System.TEACHER, *companions)],
+        compared_learners=[(System.STUDENT, other) for other in (System.BASE, *companions)],
+        facts=student_facts(report, measurements["training"], measurements["capture"]),
         cards=cards(report, measurements["prediction"]),
         measurements=measurements,
         primary_label=METRICS[report.primary_metric].label,
-        worst=side_by_side(predictions, report.samples.worst, report.primary_metric),
-        fixed=side_by_side(predictions, report.samples.fixed, report.primary_metric),
+        worst=side_by_side(predictions, samples.worst, report.primary_metric, companions),
+        fixed=side_by_side(predictions, samples.fixed, report.primary_metric, companions),
         quality_plot=quality_plot if report.counts.rows_with_reference else "",
         closeness_plot=interval_plot(text_measures, "Text metrics against the teacher’s answers"),
         token_plots=[bar_plot(fidelity[name]) for name in ("top1", "forward_kl") if name in fidelity],
@@ -61,14 +71,15 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     environment.globals.update(
-        ANSWERING=ANSWERING,
         BOOTSTRAP_MIN_CLUSTERS=BOOTSTRAP_MIN_CLUSTERS,
         BOOTSTRAP_RESAMPLES=BOOTSTRAP_RESAMPLES,
+        COUNT_BASELINES=COUNT_BASELINES,
         METRICS=METRICS,
         System=System,
         UNDEFINED=formatting.UNDEFINED,
         UNIT_LABELS=formatting.UNIT_LABELS,
-        system_label=lambda system: formatting.SYSTEM_LABELS[System(system)],
+        system_label=formatting.system_label,
+        other_label=_other_label,
         count=formatting.count,
         number=formatting.number,
         quantity=formatting.quantity,
@@ -78,7 +89,6 @@ def _template() -> Template:
         basis=_basis,
         method_label=lambda estimate: formatting.METHOD_LABELS[estimate.method],
         verdict=_verdict,
-        measured=_measured,
     )
     return environment.get_template(TEMPLATE)
 
@@ -97,8 +107,7 @@ def _verdict(measure: Measure, difference: Estimate) -> str:
     return "undecided" if better is None else "better" if better else "worse"
 
 
-def _measured(name: str, value: float) -> str:
-    """A measurement by the unit in its name."""
-    if name.endswith("_bytes"):
-        return formatting.size(value)
-    return formatting.count(round(value)) if float(value).is_integer() else formatting.number(value, 1)
+def _other_label(system: str) -> str:
+    """A system inside a phrase: another student by its name, the rest in lower case."""
+    label = formatting.system_label(system)
+    return label if companion_name(system) else label.lower()

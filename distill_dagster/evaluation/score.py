@@ -4,26 +4,30 @@ import hashlib
 import math
 
 import polars as pl
+from pydantic import JsonValue
 
 from distill_dagster.evaluation.headlines import gate_statement, headlines
+from distill_dagster.evaluation.inputs import EvaluationInputs, TrainedStudent
 from distill_dagster.evaluation.model import (
     Counts,
     Decoding,
     DroppedCount,
-    EvaluationInputs,
     EvaluationReport,
     GateDeclaration,
     Identity,
     SampleRow,
     Samples,
+    SeedFacts,
+    StudentFacts,
     System,
     TrainingFacts,
+    companion,
 )
 from distill_dagster.evaluation.predictions import KEY, vs_reference, vs_teacher
 from distill_dagster.evaluation.statistics import DEFAULT_SEED
 from distill_dagster.evaluation.tables import Scored, fidelity_table, health_table, quality_table
 from distill_dagster.jobs import TrainResult
-from distill_dagster.spec.students import BaseSpec
+from distill_dagster.spec.students import ONLY_FOR, BaseSpec, StudentSpec
 
 SAMPLES_EACH = 5
 
@@ -37,14 +41,15 @@ def evaluate(inputs: EvaluationInputs, predictions: pl.DataFrame) -> EvaluationR
     """
     spec = inputs.spec.evaluation
     primary = spec.gate.metric if spec.gate else spec.metrics[0]
-    scored = Scored(predictions, spec.confidence, DEFAULT_SEED)
+    companions = tuple(companion(other.name) for other in inputs.companions)
+    scored = Scored(predictions, spec.confidence, DEFAULT_SEED, companions)
     quality = quality_table(scored, spec.metrics)
     fidelity = fidelity_table(scored, spec.metrics)
     health = health_table(scored)
     identity, counts = _identity(inputs), _counts(inputs, predictions)
     return EvaluationReport(
         identity=identity,
-        headlines=headlines(identity, counts, primary, quality, fidelity, health),
+        headlines=headlines(identity, counts, primary, quality, fidelity, health, companions),
         counts=counts,
         primary_metric=primary,
         quality=quality,
@@ -52,42 +57,60 @@ def evaluate(inputs: EvaluationInputs, predictions: pl.DataFrame) -> EvaluationR
         fidelity=fidelity,
         health=health,
         gate=_gate(inputs),
+        students=[
+            _student_facts(System.STUDENT, inputs.student),
+            *(_student_facts(companion(other.name), other) for other in inputs.companions),
+        ],
         training=_training(inputs),
-        parameters=inputs.prediction.parameters,
+        parameters={system: result.parameters for system, result in inputs.results.items()},
         teacher_usd_per_1000_answers=inputs.teacher_usd_per_1000_answers,
-        checkpoint_bytes=inputs.prediction.checkpoint_bytes,
+        checkpoint_bytes={system: result.checkpoint_bytes for system, result in inputs.results.items()},
         samples=_samples(predictions, primary),
         confidence=spec.confidence,
         seed=DEFAULT_SEED,
     )
 
 
-def base_label(base: BaseSpec, name: str, training: TrainResult, teacher_layers: int | None = None) -> str:
-    """What the base is, in words, so that beating it is not taken for more than it is."""
+def base_origin(base: BaseSpec, name: str, training: TrainResult, source_layers: int | None = None) -> str:
+    """What a student started from, in words.
+
+    Args:
+        name: of a base that is a model.
+        training: says which layers of a pruned one were kept.
+        source_layers: layers of the model it was cut from, where known.
+    """
     if base.prune is None:
-        return f"{name}, as published and not trained since"
+        return name
     kept = len(training.kept_layers) if training.kept_layers is not None else base.layers
-    total = teacher_layers or (len(training.block_influence) if training.block_influence else None)
+    total = source_layers or (len(training.block_influence) if training.block_influence else None)
     source = "teacher" if base.prune == "teacher" else base.prune
     layers = f"{kept} of {total}" if total else f"{kept}"
-    return f"{source} cut to {layers} layers, not trained since: a low bar"
+    return f"{source} cut to {layers} layers"
+
+
+def base_label(base: BaseSpec, name: str, training: TrainResult, source_layers: int | None = None) -> str:
+    """What the base is, in words, so that beating it is not taken for more than it is."""
+    origin = base_origin(base, name, training, source_layers)
+    if base.prune is None:
+        return f"{origin}, as published and not trained since"
+    return f"{origin}, not trained since: a low bar"
 
 
 def _identity(inputs: EvaluationInputs) -> Identity:
     spec = inputs.spec
-    base = spec.students[inputs.student].base
+    base = spec.students[inputs.student.name].base
     return Identity(
         distillation=inputs.distillation,
-        student=inputs.student,
+        student=inputs.student.name,
         description=spec.description,
         spec_hash=inputs.spec_hash,
         versions=inputs.versions,
         models=inputs.models,
-        base_label=base_label(base, inputs.models.base, inputs.training, inputs.teacher_layers),
+        base_label=base_label(base, inputs.models.base, inputs.student.training, inputs.teacher_layers),
         base_is_pruned=base.prune is not None,
         decoding=Decoding(
             max_tokens=spec.evaluation.max_tokens or spec.teacher.max_tokens,
-            batch_size=spec.evaluation.batch_size,
+            batch_size=inputs.results[System.STUDENT].batch_size,
             teacher_max_tokens=spec.teacher.max_tokens,
             teacher_dtype=spec.teacher.dtype if spec.teacher.is_local else None,
         ),
@@ -97,7 +120,8 @@ def _identity(inputs: EvaluationInputs) -> Identity:
 
 def _counts(inputs: EvaluationInputs, predictions: pl.DataFrame) -> Counts:
     by_reason = inputs.dropped.group_by("split", "reason").len("rows").sort("split", "reason")
-    answering = predictions.filter(pl.col("model").is_in([System.STUDENT.value, System.BASE.value]))
+    asked = [System.STUDENT.value, System.BASE.value, *(companion(other.name) for other in inputs.companions)]
+    answering = predictions.filter(pl.col("model").is_in(asked))
     unanswered = answering.group_by("model").agg(pl.col("prediction").is_null().sum())
     student = predictions.filter(pl.col("model") == System.STUDENT.value)
     return Counts(
@@ -108,8 +132,8 @@ def _counts(inputs: EvaluationInputs, predictions: pl.DataFrame) -> Counts:
         dropped=[DroppedCount(split=split, reason=reason, rows=rows) for split, reason, rows in by_reason.iter_rows()],
         unanswered=dict(unanswered.sort("model").iter_rows()),
         rows_without_fidelity=None if inputs.fidelity is None else student["kl_tokens"].is_null().sum(),
-        train_rows_over_length=inputs.training.rows_over_length,
-        train_ids_over_length=inputs.training.over_length_ids,
+        train_rows_over_length=inputs.student.training.rows_over_length,
+        train_ids_over_length=inputs.student.training.over_length_ids,
     )
 
 
@@ -120,10 +144,30 @@ def _gate(inputs: EvaluationInputs) -> GateDeclaration | None:
     return GateDeclaration(metric=gate.metric, max_degradation=gate.max_degradation, statement=gate_statement(gate))
 
 
+def _student_facts(system: str, student: TrainedStudent) -> StudentFacts:
+    return StudentFacts(
+        system=system,
+        name=student.name,
+        version=student.version,
+        objective=student.objective,
+        targets=student.targets,
+        origin=student.origin,
+        rows_trained=student.training.rows_trained,
+        steps=student.training.steps,
+        tokens_trained=student.training.tokens_trained,
+    )
+
+
 def _training(inputs: EvaluationInputs) -> TrainingFacts:
-    result = inputs.training
+    result = inputs.student.training
     return TrainingFacts(
-        settings=inputs.spec.students[inputs.student],
+        settings=_settings(inputs.spec.students[inputs.student.name]),
+        seed=result.seed,
+        seeds=[
+            SeedFacts(seed=one.seed, steps=one.steps, validation_loss=_finite(one.validation_loss))
+            for one in result.seeds
+        ],
+        validation_measure=result.validation_measure,
         rows_trained=result.rows_trained,
         steps=result.steps,
         tokens_trained=result.tokens_trained,
@@ -133,6 +177,14 @@ def _training(inputs: EvaluationInputs) -> TrainingFacts:
         loss_curve=[(step, _finite(loss)) for step, loss in result.loss_curve],
         validation_curve=[(step, _finite(loss)) for step, loss in result.validation_curve],
     )
+
+
+def _settings(spec: StudentSpec) -> dict[str, JsonValue]:
+    foreign = {name for name, objectives in ONLY_FOR.items() if spec.objective not in objectives}
+    if spec.divergence != "jsd":
+        foreign.add("beta")
+    settings: dict[str, JsonValue] = spec.model_dump(mode="json", exclude=foreign)
+    return settings
 
 
 def _finite(loss: float | None) -> float | None:

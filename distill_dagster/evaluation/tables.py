@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from distill_dagster.evaluation.model import ANSWERING, COUNT_BASELINES, Comparison, Measure, System, Unit
+from distill_dagster.evaluation.model import COUNT_BASELINES, Comparison, Measure, System, Unit, answering
 from distill_dagster.evaluation.predictions import KEY, vs_reference, vs_teacher
 from distill_dagster.evaluation.statistics import (
     Estimate,
@@ -16,10 +16,7 @@ from distill_dagster.evaluation.statistics import (
 )
 from distill_dagster.metrics import METRICS
 
-Pairs = Sequence[tuple[System, System]]
-STUDENT_PAIRS: Pairs = ((System.STUDENT, System.BASE), (System.STUDENT, System.TEACHER))
-BASE_PAIR: Pairs = ((System.STUDENT, System.BASE),)
-NEXT_TOKEN_PAIRS: Pairs = tuple((System.STUDENT, other) for other in (System.BASE, *COUNT_BASELINES))
+Pairs = Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -35,23 +32,40 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Scored:
-    """Predictions with the settings of every interval made from them."""
+    """Predictions with the settings of every interval made from them.
+
+    Attributes:
+        companions: system names of the other students.
+    """
 
     predictions: pl.DataFrame
     confidence: float
     seed: int
+    companions: tuple[str, ...] = ()
 
-    def mean(self, quantity: Quantity, column: pl.Expr, systems: Sequence[System], pairs: Pairs) -> Measure:
+    @property
+    def answering(self) -> tuple[str, ...]:
+        """All that answer, in the order of the tables."""
+        return answering(self.companions)
+
+    @property
+    def learners(self) -> tuple[str, ...]:
+        """All that are measured against the teacher: students and base."""
+        return (System.STUDENT, *self.companions, System.BASE)
+
+    def against(self, *others: str) -> Pairs:
+        """The student's comparisons: with its base, `others` and every companion."""
+        return [(System.STUDENT, other) for other in (System.BASE, *others, *self.companions)]
+
+    def mean(self, quantity: Quantity, column: pl.Expr, systems: Sequence[str], pairs: Pairs) -> Measure:
         """A mean over rows where `column` is known, and paired differences where both systems' are."""
         return self._measure(quantity, {"value": column}, systems, pairs)
 
-    def rate(
-        self, quantity: Quantity, top: pl.Expr, bottom: pl.Expr, systems: Sequence[System], pairs: Pairs
-    ) -> Measure:
+    def rate(self, quantity: Quantity, top: pl.Expr, bottom: pl.Expr, systems: Sequence[str], pairs: Pairs) -> Measure:
         """Σtop/Σbottom over rows where both are known, and paired differences of two such rates."""
         return self._measure(quantity, {"top": top, "bottom": bottom}, systems, pairs)
 
-    def kept(self, column: str, left: System, right: System) -> Estimate:
+    def kept(self, column: str, left: str, right: str) -> Estimate:
         """Σleft/Σright of one column over the rows that both have: the share of `right`'s score that `left` keeps."""
         both = _paired(self._rows(left, {"value": pl.col(column)}), self._rows(right, {"value": pl.col(column)}))
         return ratio_estimate(
@@ -62,12 +76,12 @@ class Scored:
             self.seed,
         )
 
-    def _rows(self, system: System, columns: dict[str, pl.Expr]) -> pl.DataFrame:
-        own = self.predictions.filter(pl.col("model") == system.value)
+    def _rows(self, system: str, columns: dict[str, pl.Expr]) -> pl.DataFrame:
+        own = self.predictions.filter(pl.col("model") == str(system))
         return own.select(*KEY, "group_id", **columns).drop_nulls(list(columns)).sort(KEY)
 
     def _measure(
-        self, quantity: Quantity, columns: dict[str, pl.Expr], systems: Sequence[System], pairs: Pairs
+        self, quantity: Quantity, columns: dict[str, pl.Expr], systems: Sequence[str], pairs: Pairs
     ) -> Measure:
         rows = {system: self._rows(system, columns) for system in systems}
         present = [(left, right) for left, right in pairs if len(rows[left]) and len(rows[right])]
@@ -102,13 +116,13 @@ class Scored:
 
 
 def quality_table(scored: Scored, metrics: Sequence[str]) -> list[Measure]:
-    """Text metrics of teacher, student and base against the human references."""
-    return [scored.mean(_text_quantity(name), pl.col(vs_reference(name)), ANSWERING, STUDENT_PAIRS) for name in metrics]
+    """Text metrics of teacher, students and base against the human references."""
+    pairs = scored.against(System.TEACHER)
+    return [scored.mean(_text_quantity(name), pl.col(vs_reference(name)), scored.answering, pairs) for name in metrics]
 
 
 def fidelity_table(scored: Scored, metrics: Sequence[str]) -> list[Measure]:
     """Closeness to the teacher: forward KL and top-1 agreement per token (local teachers), and text metrics."""
-    systems = (System.STUDENT, System.BASE)
     table = []
     if scored.predictions["kl_tokens"].is_not_null().any():
         tokens = pl.col("kl_tokens")
@@ -116,11 +130,15 @@ def fidelity_table(scored: Scored, metrics: Sequence[str]) -> list[Measure]:
             "forward_kl", "Forward KL", "from the teacher’s next-token distribution", "nats_per_token", False
         )
         agreement = Quantity("top1", "Top-1 agreement", "same most likely next token as the teacher", "share", True)
+        guessing = (*scored.learners, *COUNT_BASELINES)
         table += [
-            scored.rate(divergence, pl.col("kl_sum"), tokens, systems, BASE_PAIR),
-            scored.rate(agreement, pl.col("top1_hits"), tokens, (*systems, *COUNT_BASELINES), NEXT_TOKEN_PAIRS),
+            scored.rate(divergence, pl.col("kl_sum"), tokens, scored.learners, scored.against()),
+            scored.rate(agreement, pl.col("top1_hits"), tokens, guessing, scored.against(*COUNT_BASELINES)),
         ]
-    texts = [scored.mean(_text_quantity(name), pl.col(vs_teacher(name)), systems, BASE_PAIR) for name in metrics]
+    texts = [
+        scored.mean(_text_quantity(name), pl.col(vs_teacher(name)), scored.learners, scored.against())
+        for name in metrics
+    ]
     return [*table, *texts]
 
 
@@ -130,11 +148,12 @@ def health_table(scored: Scored) -> list[Measure]:
     repetition = Quantity("repetition_rate", "Repetition", "word 4-grams said before in the answer", "share", False)
     ratio = Quantity("length_ratio", "Length", "characters per character of the teacher’s answer", "ratio", None)
     tokens = Quantity("tokens", "Tokens", "per answer", "tokens", None)
+    systems, pairs = scored.answering, scored.against(System.TEACHER)
     return [
-        scored.mean(no_stop, (~pl.col("stopped")).cast(pl.Float64), ANSWERING, STUDENT_PAIRS),
-        scored.mean(repetition, pl.col("repetition_rate"), ANSWERING, STUDENT_PAIRS),
-        scored.mean(ratio, pl.col("length_ratio"), BASE_PAIR[0], BASE_PAIR),
-        scored.mean(tokens, pl.col("tokens").cast(pl.Float64), ANSWERING, STUDENT_PAIRS),
+        scored.mean(no_stop, (~pl.col("stopped")).cast(pl.Float64), systems, pairs),
+        scored.mean(repetition, pl.col("repetition_rate"), systems, pairs),
+        scored.mean(ratio, pl.col("length_ratio"), scored.learners, scored.against()),
+        scored.mean(tokens, pl.col("tokens").cast(pl.Float64), systems, pairs),
     ]
 
 

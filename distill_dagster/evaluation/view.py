@@ -5,13 +5,32 @@ from typing import Any
 
 import polars as pl
 
-from distill_dagster.evaluation.formatting import UNDEFINED, count, interval, number, parameters, quantity, size
-from distill_dagster.evaluation.model import ANSWERING, EvaluationReport, Measure, SampleRow, System, Unit
+from distill_dagster.evaluation.formatting import (
+    UNDEFINED,
+    count,
+    interval,
+    number,
+    parameters,
+    quantity,
+    size,
+    system_label,
+)
+from distill_dagster.evaluation.model import EvaluationReport, Measure, SampleRow, StudentFacts, System, Unit, answering
+from distill_dagster.evaluation.plots import role
 from distill_dagster.evaluation.predictions import KEY, vs_reference, vs_teacher
 from distill_dagster.evaluation.statistics import Estimate
 from distill_dagster.metrics import METRICS
 
 SHOWN_CHARACTERS = 4_000
+OBJECTIVES = {
+    "sft": "sft: the tokens of completions",
+    "logit": "logit: captured distributions",
+    "on_policy": "on_policy: the teacher’s distributions",
+}
+TARGETS = {"teacher": "the teacher’s answers", "reference": "human references"}
+
+Timings = dict[str, dict[str, float]]
+"""Measurements by system and name."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +46,7 @@ class Card:
 class Answer:
     """One text of a side-by-side row, with its scores on the primary metric."""
 
-    system: str
+    role: str
     label: str
     text: str | None
     scores: str
@@ -43,19 +62,54 @@ class SideBySide:
     answers: list[Answer]
 
 
-def cards(report: EvaluationReport, measurements: dict[str, dict[str, float]]) -> list[Card]:
+@dataclass(frozen=True)
+class FactRow:
+    """One fact, of each student in the order of the report."""
+
+    label: str
+    values: list[str]
+
+
+def cards(report: EvaluationReport, measurements: Timings) -> list[Card]:
     """Quality kept, fidelity, size and speed; `–` with the reason where one was not measured.
 
     Args:
         report: the evaluation.
-        measurements: `PredictResult.measurements`.
+        measurements: of the predictions, by system.
     """
     return [_quality(report), _fidelity(report), _size(report), _speed(measurements)]
 
 
-def side_by_side(predictions: pl.DataFrame, rows: list[SampleRow], primary: str) -> list[SideBySide]:
-    """The texts of chosen rows: teacher, student, base, and the human reference where there is one."""
-    return [_texts(predictions, row, primary) for row in rows]
+def student_facts(report: EvaluationReport, training: Timings, capture: Timings) -> list[FactRow]:
+    """What each student is; facts that no student has are left out.
+
+    Args:
+        training, capture: measurements by system.
+    """
+    students = report.students
+    times = [(training.get(student.system, {}), capture.get(student.system, {})) for student in students]
+    rows = [
+        FactRow("Objective", [OBJECTIVES.get(student.objective, student.objective) for student in students]),
+        FactRow("Learnt from", [_learnt_from(student) for student in students]),
+        FactRow("Starts from", [student.origin for student in students]),
+        FactRow("Parameters", [parameters(report.parameters.get(student.system)) for student in students]),
+        FactRow("Checkpoint", [size(report.checkpoint_bytes.get(student.system)) for student in students]),
+        FactRow("Rows", [count(student.rows_trained) for student in students]),
+        FactRow("Optimiser steps", [count(student.steps) for student in students]),
+        FactRow("Training, seconds", [number(trained.get("seconds"), 0) for trained, _ in times]),
+        FactRow("Trained tokens per second", [number(trained.get("tokens_per_second"), 1) for trained, _ in times]),
+        FactRow("Peak memory of training", [size(trained.get("peak_memory_bytes")) for trained, _ in times]),
+        FactRow("Captured bytes per token", [number(captured.get("bytes_per_token"), 1) for _, captured in times]),
+        FactRow("Capture, seconds", [number(captured.get("seconds"), 0) for _, captured in times]),
+    ]
+    return [row for row in rows if set(row.values) != {UNDEFINED}]
+
+
+def side_by_side(
+    predictions: pl.DataFrame, rows: list[SampleRow], primary: str, companions: list[str]
+) -> list[SideBySide]:
+    """The texts of chosen rows: teacher, students, base, and the human reference where there is one."""
+    return [_texts(predictions, row, primary, answering(companions)) for row in rows]
 
 
 def _quality(report: EvaluationReport) -> Card:
@@ -86,7 +140,7 @@ def _size(report: EvaluationReport) -> Card:
     return Card("larger than the teacher", f"{number(student / teacher, 1)}×", detail)
 
 
-def _speed(measurements: dict[str, dict[str, float]]) -> Card:
+def _speed(measurements: Timings) -> Card:
     student = measurements.get("student", {}).get("tokens_per_second")
     teacher = measurements.get("teacher", {}).get("tokens_per_second")
     if not student:
@@ -111,19 +165,25 @@ def _rests_on(estimate: Estimate, unit: Unit) -> str:
     return f"{span}, n = {count(estimate.n)}"
 
 
-def _texts(predictions: pl.DataFrame, row: SampleRow, primary: str) -> SideBySide:
+def _learnt_from(student: StudentFacts) -> str:
+    if student.objective == "on_policy":
+        return "its own answers to the prompts"
+    return TARGETS.get(student.targets, student.targets)
+
+
+def _texts(predictions: pl.DataFrame, row: SampleRow, primary: str, systems: tuple[str, ...]) -> SideBySide:
     own = predictions.filter((pl.col(KEY[0]) == row.prompt_id) & (pl.col(KEY[1]) == row.sample))
     by_model = {record["model"]: record for record in own.iter_rows(named=True)}
     first = by_model[System.TEACHER.value]
     answers = [
         Answer(
-            system=system.value,
-            label=system.value.capitalize(),
-            text=_shown(by_model[system.value]["prediction"]),
-            scores=_scores(by_model[system.value], primary),
+            role=role(system),
+            label=system_label(system),
+            text=_shown(by_model[system]["prediction"]),
+            scores=_scores(by_model[system], primary),
         )
-        for system in ANSWERING
-        if system.value in by_model
+        for system in systems
+        if system in by_model
     ]
     if first["reference"] is not None:
         answers.append(Answer("reference", "Human reference", _shown(first["reference"]), ""))

@@ -1,11 +1,13 @@
 """Writes an evaluation's files into a folder: the predictions, the report as data and as a page, the timings."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import polars as pl
 
-from distill_dagster.evaluation.model import EvaluationInputs, EvaluationReport
+from distill_dagster.evaluation.inputs import EvaluationInputs
+from distill_dagster.evaluation.model import EvaluationReport, System, companion
 from distill_dagster.evaluation.predictions import build_predictions
 from distill_dagster.evaluation.report import Measurements, render_html
 from distill_dagster.evaluation.score import evaluate
@@ -29,10 +31,7 @@ def write_evaluation(folder: Path, inputs: EvaluationInputs) -> EvaluationReport
     """
     predictions = build_predictions(inputs.test, inputs.generated, inputs.fidelity, inputs.spec.evaluation.metrics)
     report = evaluate(inputs, predictions)
-    measurements: Measurements = {
-        "prediction": inputs.prediction.measurements,
-        "training": {"student": inputs.training.measurements},
-    }
+    measurements = _measurements(inputs)
     page = render_html(report, predictions, measurements)
     write_file(folder / PREDICTIONS_FILE, lambda aside: predictions.write_parquet(aside, compression="zstd"))
     write_json(folder / REPORT_JSON_FILE, json.loads(report.model_dump_json()))
@@ -53,3 +52,16 @@ def evaluation_version(folder: Path) -> str:
         "report": read_json(folder / REPORT_JSON_FILE),
     }
     return digest(content)[:VERSION_HEX_CHARS]
+
+
+def _measurements(inputs: EvaluationInputs) -> Measurements:
+    students = {System.STUDENT.value: inputs.student} | {companion(one.name): one for one in inputs.companions}
+    captured = {system: student.capture for system, student in students.items() if student.capture is not None}
+    return {
+        "prediction": {system: result.measurements for system, result in inputs.results.items()},
+        "training": {system: student.training.measurements for system, student in students.items()},
+        "capture": {
+            system: {name: value for name, value in asdict(cost).items() if value is not None}
+            for system, cost in captured.items()
+        },
+    }

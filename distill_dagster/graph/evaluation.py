@@ -1,4 +1,4 @@
-"""The `evaluation/<name>` assets: student, base and teacher on the same held-out rows."""
+"""The `evaluation/<name>` assets: student, base, teacher and the other students on the same held-out rows."""
 
 import dagster as dg
 
@@ -18,12 +18,13 @@ def evaluation_asset(distillation: Distillation, student: str, pool: str | None 
 
     @dg.asset(
         key=key,
-        deps=[asset_key(name, "student", student), asset_key(name, "dataset")],
+        # all students, for the report shows them side by side: in one run they are trained before
+        deps=[*(asset_key(name, "student", other) for other in distillation.spec.students), asset_key(name, "dataset")],
         group_name=name,
         code_version=CODE_VERSION,
         pool=pool,
         kinds={"scipy", "html"},
-        description="Paired comparison of student, undistilled base and teacher on the test split.",
+        description="Paired comparison of student, undistilled base, teacher and other students on the test split.",
     )
     def evaluation(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         mark_step(context, pool)

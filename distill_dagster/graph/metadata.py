@@ -8,9 +8,11 @@ import polars as pl
 from distill_dagster.dataset.build import DatasetBuild
 from distill_dagster.evaluation.build import EvaluationBuild
 from distill_dagster.evaluation.model import System
+from distill_dagster.logits.build import LogitsBuild, LogitsPartition
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.store import PartitionPrompts
 from distill_dagster.students.build import StudentBuild
+from distill_dagster.students.card import MEASURES
 from distill_dagster.teachers.asking.asking import Asked
 from distill_dagster.teachers.outputs import OutputsPartition
 from distill_dagster.teachers.store.budget import MICRO
@@ -70,6 +72,31 @@ def asked_observation(key: dg.AssetKey, asked: Asked, paid: Paid | None) -> dg.A
     return dg.AssetObservation(key, description=f"{new:,} answers for ${cost:,.4f} in this run", metadata=metadata)
 
 
+def logits_metadata(logits: LogitsPartition) -> Metadata:
+    """Captured sequences, tokens and bytes of a partition."""
+    counts = logits.counts
+    metadata: Metadata = {
+        "dagster/row_count": dg.MetadataValue.int(int(counts["sequences"])),
+        "tokens": dg.MetadataValue.int(int(counts["tokens"])),
+        "bytes": dg.MetadataValue.int(int(counts["bytes"])),
+    }
+    if counts["tokens"]:
+        metadata["bytes per token"] = dg.MetadataValue.float(round(counts["bytes"] / counts["tokens"], 1))
+    return metadata
+
+
+def captured_observation(key: dg.AssetKey, build: LogitsBuild) -> dg.AssetObservation:
+    """What one run captured."""
+    return dg.AssetObservation(
+        key,
+        description=f"{build.sequences:,} completions of {build.tokens:,} tokens captured in this run",
+        metadata={
+            "completions captured in this run": dg.MetadataValue.int(build.sequences),
+            "tokens captured in this run": dg.MetadataValue.int(build.tokens),
+        },
+    )
+
+
 def waiting_observation(key: dg.AssetKey, waiting: Mapping[str, int]) -> dg.AssetObservation:
     """Partitions whose answers are in provider batches, and how many."""
     answers = sum(waiting.values())
@@ -100,7 +127,9 @@ def student_metadata(build: StudentBuild) -> Metadata:
     metadata: Metadata = {
         "rows trained": dg.MetadataValue.int(result.rows_trained),
         "rows over max_length": dg.MetadataValue.int(result.rows_over_length),
+        "rows with nothing to learn from": dg.MetadataValue.int(result.rows_without_target),
         "steps": dg.MetadataValue.int(result.steps),
+        "kept after step": dg.MetadataValue.int(result.best_step),
         "parameters": dg.MetadataValue.int(result.parameters),
         "train loss": dg.MetadataValue.float(result.train_loss),
         "checkpoint": dg.MetadataValue.path(build.folder),
@@ -108,6 +137,7 @@ def student_metadata(build: StudentBuild) -> Metadata:
     }
     if result.validation_loss is not None:
         metadata["validation loss"] = dg.MetadataValue.float(result.validation_loss)
+        metadata["validation loss is"] = dg.MetadataValue.text(MEASURES[result.validation_measure])
     if build.teacher_cost_microusd is not None:
         metadata["teacher cost USD"] = dg.MetadataValue.float(build.teacher_cost_microusd / MICRO)
     return metadata

@@ -1,4 +1,4 @@
-"""The partitioned assets, prompts and teacher_outputs, as one multi-asset.
+"""The partitioned assets, prompts, teacher_outputs and teacher_logits, as one multi-asset.
 
 It yields nothing and logs a materialisation per finished partition instead: that way a run over many
 partitions gives each its own data version, and one failed partition leaves the others as they are. Nothing
@@ -15,6 +15,8 @@ from distill_dagster.graph.keys import CODE_VERSION, asset_key
 from distill_dagster.graph.metadata import (
     SAMPLE_ROWS,
     asked_observation,
+    captured_observation,
+    logits_metadata,
     outputs_metadata,
     prompts_metadata,
     table_schema,
@@ -23,6 +25,10 @@ from distill_dagster.graph.metadata import (
 from distill_dagster.graph.partitions import partitions_of
 from distill_dagster.graph.pools import mark_step
 from distill_dagster.graph.worker import observing, pipes_launch
+from distill_dagster.logits.build import ASSET as LOGITS
+from distill_dagster.logits.build import build_logits
+from distill_dagster.logits.declared import needs_logits
+from distill_dagster.logits.index import INDEX_SCHEMA
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.build import PromptBuild, build_prompts
 from distill_dagster.prompts.store import PROMPTS_SCHEMA, write_prompts, write_skipped
@@ -64,9 +70,10 @@ def op_name(distillation: str) -> str:
 
 
 def partitioned_assets(distillation: Distillation, pool: str | None = None) -> dg.AssetsDefinition:
-    """`prompts[p]` and `teacher_outputs[p]` of a distillation, made by one step in the teacher's pool."""
+    """`prompts[p]`, `teacher_outputs[p]` and, where needed, `teacher_logits[p]`: one step in the teacher's pool."""
     name = distillation.name
     prompts, outputs = asset_key(name, "prompts"), asset_key(name, "teacher_outputs")
+    logits = asset_key(name, LOGITS)
 
     @dg.multi_asset(
         name=op_name(name),
@@ -90,6 +97,7 @@ def partitioned_assets(distillation: Distillation, pool: str | None = None) -> d
                 description=f"Answers of {distillation.spec.teacher.model}, each paid for once.",
                 metadata={"dagster/column_schema": table_schema(OUTPUTS_SCHEMA)},
             ),
+            *([_logits_spec(distillation, logits, outputs)] if needs_logits(distillation) else []),
         ],
         partitions_def=partitions_of(distillation),
         can_subset=True,
@@ -110,6 +118,9 @@ def partitioned_assets(distillation: Distillation, pool: str | None = None) -> d
                     )
                 for evaluation in check_evaluations(distillation):
                     context.log_event(evaluation)
+            if logits in context.selected_asset_keys:
+                with observing(context, logits):
+                    _make_logits(context, distillation, logits, wanted.difference(failed))
         if failed:
             raise dg.Failure(description=_failures(failed), allow_retries=False)
         yield from ()
@@ -157,6 +168,32 @@ def _make_outputs(
         context.log.info(observation.description)
         context.log_event(observation)
     return build.failed
+
+
+def _logits_spec(distillation: Distillation, key: dg.AssetKey, outputs: dg.AssetKey) -> dg.AssetSpec:
+    spec = distillation.spec.logits
+    kept = f"the {spec.k} most likely tokens" if spec.method == "topk" else f"{spec.draws} drawn tokens"
+    return dg.AssetSpec(
+        key,
+        deps=[outputs],
+        skippable=True,
+        group_name=distillation.name,
+        code_version=CODE_VERSION,
+        kinds={"parquet", _teacher_kind(distillation)},
+        description=f"What the teacher thought at every token of its answers: {kept} of each, captured once.",
+        metadata={"dagster/column_schema": table_schema(INDEX_SCHEMA)},
+    )
+
+
+def _make_logits(
+    context: dg.AssetExecutionContext, distillation: Distillation, key: dg.AssetKey, wanted: set[str]
+) -> None:
+    answered = sorted(wanted.intersection(distillation.files.partitions("teacher_outputs")))
+    build = build_logits(distillation, answered, pipes_launch(context))
+    for partition, made in build.partitions.items():
+        _materialised(context, key, partition, made.version, logits_metadata(made))
+    if build.sequences:
+        context.log_event(captured_observation(key, build))
 
 
 def _materialised(

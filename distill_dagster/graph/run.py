@@ -12,7 +12,7 @@ from distill_dagster.graph.keys import DISTILLATION_TAG, asset_key
 from distill_dagster.graph.partitioned import partitioned_config
 from distill_dagster.graph.partitions import range_tags, register
 from distill_dagster.graph.pools import GPU, slot, teacher_pool
-from distill_dagster.plan import Asset, Request, Step, plan_partitioned, plan_rest
+from distill_dagster.plan import Asset, Request, Step, partitioned_kinds, plan_partitioned, plan_rest
 from distill_dagster.project import Distillation
 from distill_dagster.teachers.outputs import make_teacher, outputs_current, remove_partitions
 from distill_dagster.teachers.protocol import TeacherIdentity
@@ -86,9 +86,9 @@ class Runner:
         if not due:
             return
         name = self._distillation.name
-        kinds = [asset for asset in (Asset.PROMPTS, Asset.TEACHER_OUTPUTS) if request.wants(asset)]
+        kinds = [asset for asset in partitioned_kinds(self._distillation) if request.wants(asset)]
         answers = Asset.TEACHER_OUTPUTS in kinds
-        self._say(f"{' and '.join(kinds)} of {_listed(due)}")
+        self._say(f"{', '.join(kinds)} of {_listed(due)}")
         outcome.failure = self._execute(
             [asset_key(name, asset) for asset in kinds],
             tags=range_tags(self._distillation, self._instance, due),

@@ -7,8 +7,10 @@ from distill_dagster.graph.keys import CODE_VERSION, asset_key
 from distill_dagster.graph.metadata import student_metadata
 from distill_dagster.graph.pools import mark_step
 from distill_dagster.graph.worker import observing, pipes_launch
+from distill_dagster.logits.build import ASSET
 from distill_dagster.project import Distillation
 from distill_dagster.students.build import build_student
+from distill_dagster.students.card import OBJECTIVES
 
 
 def student_asset(distillation: Distillation, student: str, pool: str | None = None) -> dg.AssetsDefinition:
@@ -19,12 +21,12 @@ def student_asset(distillation: Distillation, student: str, pool: str | None = N
 
     @dg.asset(
         key=key,
-        deps=[asset_key(name, "dataset")],
+        deps=[asset_key(name, asset) for asset in (["dataset", ASSET] if spec.objective == "logit" else ["dataset"])],
         group_name=name,
         code_version=CODE_VERSION,
         pool=pool,
         kinds={"pytorch", "huggingface"},
-        description=f"Student trained by {spec.objective} on the teacher's completions.",
+        description=f"Student: {OBJECTIVES[spec.objective, spec.targets]}.",
     )
     def student_checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         mark_step(context, pool)

@@ -54,6 +54,18 @@ def digest_model(folder: Path, cache: Path | None = None) -> ModelDigest:
     )
 
 
+def digest_tokenizer(folder: Path, cache: Path | None = None) -> tuple[str, str]:
+    """Digests of the tokenizer and of the chat template in a folder that need not have weights.
+
+    Raises:
+        StorageError: there is no tokenizer in it.
+    """
+    present = list(_present(folder, TOKENIZER_FILES, cache))
+    if not present:
+        raise StorageError(f"{folder}: no tokenizer in it; it needs tokenizer.json or the like")
+    return digest(present), digest([_json_digest(folder / name) for name in TEMPLATE_FILES])
+
+
 def _present(folder: Path, names: Iterable[str], cache: Path | None) -> Iterable[tuple[str, str]]:
     for name in names:
         if (folder / name).is_file():

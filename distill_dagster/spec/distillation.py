@@ -7,6 +7,7 @@ from pydantic import Field, StringConstraints, model_validator
 from distill_dagster.spec.base import SpecModel
 from distill_dagster.spec.curation import CurationSpec, StudentPromptSpec
 from distill_dagster.spec.evaluation import EvaluationSpec
+from distill_dagster.spec.logits import LogitsSpec
 from distill_dagster.spec.prompts import PromptsSpec
 from distill_dagster.spec.students import StudentSpec
 from distill_dagster.spec.teacher import TeacherSpec
@@ -24,6 +25,7 @@ class DistillationSpec(SpecModel):
     teacher: TeacherSpec
     student_prompt: StudentPromptSpec = StudentPromptSpec()
     curation: CurationSpec = CurationSpec()
+    logits: LogitsSpec = LogitsSpec()
     students: dict[Name, StudentSpec] = {}
     evaluation: EvaluationSpec = EvaluationSpec()
     ui_samples: bool = Field(
@@ -51,3 +53,37 @@ class DistillationSpec(SpecModel):
                     "name a local model instead"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _students_can_be_taught(self) -> Self:
+        for name, student in self.students.items():
+            where = f"students.{name}"
+            if student.targets == "reference" and self.prompts.reference is None:
+                raise ValueError(f"{where}.targets: no references; name their column in prompts.reference")
+            if student.objective == "on_policy" and not self.teacher.is_local:
+                raise ValueError(f"{where}.objective: on_policy needs a local teacher, which it holds in memory")
+            if student.objective == "logit":
+                self._check_logit_student(where, student)
+        return self
+
+    def _check_logit_student(self, where: str, student: StudentSpec) -> None:
+        if self.teacher.provider == "anthropic":
+            raise ValueError(
+                f"{where}.objective: Anthropic's API gives no log-probabilities; write `sft`, or use a local teacher"
+            )
+        if self.teacher.provider == "openai" and (self.logits.tokenizer is None or self.logits.method != "topk"):
+            raise ValueError(
+                f"{where}.objective: log-probabilities of a vLLM server need logits.tokenizer, the served model's, "
+                "and `method: topk`"
+            )
+        if student.temperature not in self.logits.temperatures:
+            captured = ", ".join(f"{temperature:g}" for temperature in self.logits.temperatures)
+            raise ValueError(
+                f"{where}.temperature: {student.temperature:g} is not captured (logits.temperatures: {captured}); "
+                "add it there"
+            )
+        if self.logits.method == "sample" and student.divergence != "forward_kl":
+            raise ValueError(
+                f"{where}.divergence: drawn tokens give unbiased gradients of the forward KL only; "
+                "write forward_kl, or `logits: {method: topk}`"
+            )

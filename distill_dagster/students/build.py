@@ -6,12 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distill_dagster.errors import StudentError
-from distill_dagster.jobs import RESULT_FILE, ModelRef, PrunedBase, TrainJob, TrainResult
+from distill_dagster.errors import LogitsError, StudentError
+from distill_dagster.jobs import RESULT_FILE, LogitsInput, ModelRef, PrunedBase, TrainJob, TrainResult
 from distill_dagster.lineage.builds import BuildRecord, Builds, build_key
 from distill_dagster.lineage.manifests import Manifest, read_manifest, spec_hash, write_manifest
 from distill_dagster.lineage.model_digest import digest_model
 from distill_dagster.lineage.model_folder import find_model
+from distill_dagster.logits.declared import capture_identity
+from distill_dagster.logits.of_dataset import (
+    captured_bytes_per_token,
+    dataset_logits_version,
+    dataset_places,
+    write_places,
+)
+from distill_dagster.logits.shards import shards_folder
 from distill_dagster.project import Distillation
 from distill_dagster.spec.students import StudentSpec
 from distill_dagster.storage import Current, new_folder, read_current, write_current, write_json
@@ -21,7 +29,7 @@ from distill_dagster.teachers.store.leases import Leases
 from distill_dagster.teachers.store.responses import ResponseStore
 from distill_dagster.worker_process import Launch, run_job
 
-STAGE_NUMBER = 1
+STAGE_NUMBER = 2
 # Where and how fast training runs; what it comes to is the same.
 NOT_IDENTITY = frozenset({"base", "checkpoint_steps"})
 
@@ -50,13 +58,16 @@ def asset_of(name: str) -> str:
 
 
 def student_build_key(distillation: Distillation, name: str) -> str | None:
-    """The build key of a student; None while there is no dataset."""
+    """The build key of a student; None while there is no dataset, or its rows' logits are not captured."""
     dataset = read_current(distillation.files.asset("dataset"))
     if dataset is None:
         return None
     spec = _spec(distillation, name)
+    inputs = _inputs(distillation, spec, dataset.version)
+    if inputs is None:
+        return None
     settings = {"student": f"{distillation.name}/{name}"} | _settings(spec)  # weights lie under the student's name
-    return build_key("student", STAGE_NUMBER, _inputs(distillation, spec, dataset.version), settings)
+    return build_key("student", STAGE_NUMBER, inputs, settings)
 
 
 def student_current(distillation: Distillation, name: str) -> bool:
@@ -91,11 +102,12 @@ def build_student(
 
     Raises:
         StudentError: no such student, no dataset yet, or nothing to train on.
+        LogitsError: the student learns from captured logits, and some are missing.
         WorkerError: training failed; its checkpoints stay, and the next call resumes from them.
     """
     key = student_build_key(distillation, name)
     if key is None:
-        raise StudentError(f"{distillation.name}: there is no dataset to train {name!r} on; materialise it first")
+        raise _not_ready(distillation, name)
     builds = Builds(distillation.project.home)
     leases = Leases(ResponseStore(distillation.project.store_url).engine)
     with leases.hold(f"build/{key}", waiting):
@@ -116,14 +128,14 @@ def _adopt(distillation: Distillation, name: str, record: BuildRecord, *, traine
 def _train(distillation: Distillation, name: str, key: str, work: Path, launch: Launch) -> BuildRecord:
     spec = _spec(distillation, name)
     dataset = read_current(distillation.files.asset("dataset"))
-    if dataset is None:
-        raise StudentError(f"{distillation.name}: there is no dataset to train {name!r} on; materialise it first")
+    inputs = None if dataset is None else _inputs(distillation, spec, dataset.version)
+    if dataset is None or inputs is None:
+        raise _not_ready(distillation, name)
     job = _job(distillation, spec, distillation.files.asset("dataset") / dataset.version, work)
     cost_microusd = teacher_cost_microusd(distillation, job.dataset)  # before training: it needs files that may be gone
     run_job(job, launch)
     result = TrainResult.model_validate_json((work / RESULT_FILE).read_text(encoding="utf-8"))
     version = digest_model(work / "student").version
-    inputs = _inputs(distillation, spec, dataset.version)
     base_digest = None
     if (work / "base").is_dir():
         base_digest = digest_model(work / "base").version
@@ -135,9 +147,15 @@ def _train(distillation: Distillation, name: str, key: str, work: Path, launch: 
         build_key=key,
         inputs=inputs,
         spec_hash=spec_hash(distillation.spec),
-        counts={"rows_trained": result.rows_trained, "rows_over_length": result.rows_over_length},
+        counts={
+            "rows_trained": result.rows_trained,
+            "rows_over_length": result.rows_over_length,
+            "rows_without_target": result.rows_without_target,
+        },
         details={
             "objective": spec.objective,
+            "targets": spec.targets,
+            "capture": _capture(distillation) if spec.objective == "logit" else None,
             "settings": _settings(spec),
             "base": spec.base.model_dump(mode="json", exclude_none=True),
             "base_version": base_digest,
@@ -186,10 +204,46 @@ def _job(distillation: Distillation, spec: StudentSpec, dataset: Path, out: Path
     teacher = distillation.spec.teacher
     return TrainJob(
         base=_base(distillation, spec),
-        teacher=ModelRef(source=str(find_model(distillation, teacher.model))) if teacher.is_local else None,
+        teacher=_teacher_ref(distillation, spec),
         dataset=dataset,
+        logits=_logits(distillation, dataset, out) if spec.objective == "logit" else None,
+        max_completion_tokens=teacher.max_tokens,
         out=out,
-        **spec.model_dump(exclude={"base", "objective"}),
+        **spec.model_dump(exclude={"base"}),
+    )
+
+
+def _teacher_ref(distillation: Distillation, spec: StudentSpec) -> ModelRef | None:
+    """Where the teacher's tokenizer is, and for on_policy its weights; None where it is not known."""
+    teacher = distillation.spec.teacher
+    if teacher.is_local:
+        return ModelRef(source=str(find_model(distillation, teacher.model)))
+    if spec.objective == "logit" and distillation.spec.logits.tokenizer is not None:
+        return ModelRef(source=str(find_model(distillation, distillation.spec.logits.tokenizer)))
+    return None
+
+
+def _logits(distillation: Distillation, dataset: Path, out: Path) -> LogitsInput:
+    """What was captured for the dataset, listed in the job's folder."""
+    identity = capture_identity(distillation)
+    rows = out / "places.parquet"
+    write_places(rows, dataset_places(distillation, dataset.name))
+    return LogitsInput(identity=identity, rows=rows, shards=shards_folder(distillation.files.root, identity))
+
+
+def _capture(distillation: Distillation) -> dict[str, Any]:
+    """What the student's targets are, for its manifest."""
+    identity = capture_identity(distillation)
+    kept = identity.model_dump(mode="json", exclude_none=True)
+    return kept | {"bytes_per_token": captured_bytes_per_token(distillation)}
+
+
+def _not_ready(distillation: Distillation, name: str) -> StudentError | LogitsError:
+    if read_current(distillation.files.asset("dataset")) is None:
+        return StudentError(f"{distillation.name}: there is no dataset to train {name!r} on; materialise it first")
+    return LogitsError(
+        f"{distillation.name}: student {name!r} learns from captured logits, and some are missing; "
+        "materialise `teacher_logits` first, it captures what is missing"
     )
 
 
@@ -207,9 +261,19 @@ def _base_source(distillation: Distillation, spec: StudentSpec) -> Path:
     return find_model(distillation, distillation.spec.teacher.model if name == "teacher" else name, spec.base.revision)
 
 
-def _inputs(distillation: Distillation, spec: StudentSpec, dataset_version: str) -> dict[str, str]:
-    base = digest_model(_base_source(distillation, spec), distillation.project.home / "digests")
-    return {"dataset": dataset_version, "base": base.version}
+def _inputs(distillation: Distillation, spec: StudentSpec, dataset_version: str) -> dict[str, str] | None:
+    """Versions of all that a student follows from; None while logits are missing."""
+    cache = distillation.project.home / "digests"
+    inputs = {"dataset": dataset_version, "base": digest_model(_base_source(distillation, spec), cache).version}
+    if spec.objective == "on_policy":
+        teacher = find_model(distillation, distillation.spec.teacher.model)
+        inputs["teacher"] = digest_model(teacher, cache).version
+    if spec.objective == "logit":
+        logits = dataset_logits_version(distillation, dataset_version)
+        if logits is None:
+            return None
+        inputs["teacher_logits"] = logits
+    return inputs
 
 
 def _settings(spec: StudentSpec) -> dict[str, Any]:

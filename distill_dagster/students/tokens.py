@@ -8,8 +8,11 @@ padding cannot be told from the end of turn where both are the same token.
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import cached_property
+from typing import Any, Literal, cast
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 from transformers import PreTrainedTokenizerBase
 
@@ -30,20 +33,58 @@ class TokenisedRows:
     """Rows ready to train on.
 
     `rows` has prompt_id, sample, input_ids (prompt, then completion) and prompt_tokens (how many are prompt).
-    `over_length` are the prompt ids of rows that would not fit; they are left out, never cut.
+    `over_length` are the prompt ids of rows that would not fit; they are left out, never cut. `without_target` are
+    those of rows that have nothing to learn from: no human reference, or no captured logits.
     """
 
     rows: pl.DataFrame
     over_length: list[str]
+    without_target: list[str]
 
     @property
     def completion_tokens(self) -> int:
         """Tokens the loss sees in one pass over the rows."""
         return int(self.rows["input_ids"].list.len().sum()) - int(self.rows["prompt_tokens"].sum())
 
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Tokens of each row."""
+        return cast(list[int], self.rows["input_ids"].list.len().to_list())
+
+    def prompt(self, position: int) -> list[int]:
+        """Token ids of a row up to where its completion begins."""
+        start, middle, _ = self._span(position)
+        return cast(list[int], self._tokens[start:middle].tolist())
+
+    def completion(self, position: int) -> list[int]:
+        """Token ids of a row's completion."""
+        _, middle, stop = self._span(position)
+        return cast(list[int], self._tokens[middle:stop].tolist())
+
+    def _span(self, position: int) -> tuple[int, int, int]:
+        start, stop = int(self._starts[position]), int(self._starts[position + 1])
+        return start, start + int(self._prompt_tokens[position]), stop
+
+    @cached_property
+    def _tokens(self) -> npt.NDArray[np.int32]:
+        return self.rows["input_ids"].explode().to_numpy()
+
+    @cached_property
+    def _starts(self) -> npt.NDArray[np.int64]:
+        return np.concatenate([[0], np.cumsum(self.lengths)])
+
+    @cached_property
+    def _prompt_tokens(self) -> npt.NDArray[np.int32]:
+        return self.rows["prompt_tokens"].to_numpy()
+
 
 def tokenise(
-    rows: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, *, use_stored_ids: bool, max_length: int
+    rows: pl.DataFrame,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    use_stored_ids: bool,
+    max_length: int,
+    targets: Literal["teacher", "reference"] = "teacher",
 ) -> TokenisedRows:
     """Tokenises DATASET rows.
 
@@ -54,34 +95,24 @@ def tokenise(
             trained on as they are: an answer capped by `max_tokens` stays without an end of turn. A row whose ids do
             not spell its completion (because it was edited) is tokenised from its text.
         max_length: most tokens of prompt and completion together.
+        targets: whose completion: the teacher's, or the human `reference`, which some rows may lack.
 
     Raises:
         StudentError: the chat template refuses a prompt.
     """
     end = end_of_turn_id(tokenizer, StudentError)
     parts, over_length = [], []
+    without_target: list[str] = []
+    if targets == "reference":
+        present = pl.col("reference").str.strip_chars().str.len_chars().fill_null(0) > 0
+        without_target = rows.filter(~present)["prompt_id"].to_list()
+        rows = rows.filter(present).with_columns(completion="reference", completion_ids=None)
     for part in rows.iter_slices(_ROWS_AT_ONCE):
         encoded = pl.DataFrame(list(_encode(part, tokenizer, end, use_stored_ids)), schema=SCHEMA, orient="row")
         fits = encoded["input_ids"].list.len() <= max_length
         over_length += encoded.filter(~fits)["prompt_id"].to_list()
         parts.append(encoded.filter(fits))
-    return TokenisedRows(pl.concat(parts) if parts else pl.DataFrame(schema=SCHEMA), over_length)
-
-
-def labels(rows: pl.DataFrame) -> pl.DataFrame:
-    """input_ids and labels, where a label of -100 (the prompt's) is outside the loss."""
-    position = pl.int_ranges(pl.col("input_ids").list.len())
-    exploded = (
-        rows.with_row_index("row")
-        .select("row", "prompt_tokens", "input_ids", position=position)
-        .explode("input_ids", "position")
-        .with_columns(
-            labels=pl.when(pl.col("position") >= pl.col("prompt_tokens"))
-            .then(pl.col("input_ids"))
-            .otherwise(pl.lit(-100, pl.Int32))
-        )
-    )
-    return exploded.group_by("row", maintain_order=True).agg("input_ids", "labels").select("input_ids", "labels")
+    return TokenisedRows(pl.concat(parts) if parts else pl.DataFrame(schema=SCHEMA), over_length, without_target)
 
 
 def _encode(

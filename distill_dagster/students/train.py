@@ -1,218 +1,179 @@
-"""Trains one student on a dataset's completions and exports it as a plain Hugging Face folder.
+"""Trains one student, once for each seed, and exports the best as a plain Hugging Face folder.
 
 A checkpoint is saved in the precision its base was published in (bfloat16 for most), while training keeps float32
 weights: the student is as small and as quick to load as its base, the undistilled base is saved without rounding, and
 evaluation loads the very bits that a release publishes.
 """
 
+import json
 import os
 import shutil
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import polars as pl
 import torch
-from datasets import Dataset
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
-from transformers.trainer_callback import PrinterCallback
-from trl.trainer.sft_config import SFTConfig
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, set_seed
+from transformers.trainer_callback import PrinterCallback, TrainerState
 
 from distill_dagster.errors import StudentError
-from distill_dagster.jobs import PrunedBase, TrainJob, TrainResult
+from distill_dagster.jobs import PrunedBase, SeedResult, TrainJob, TrainResult
 from distill_dagster.lifeline import Termination
 from distill_dagster.process import peak_memory_bytes
 from distill_dagster.progress_file import ProgressWriter
-from distill_dagster.storage import new_folder
+from distill_dagster.storage import write_json
 from distill_dagster.students.bases import CALIBRATION_ROWS, Base, load_base
+from distill_dagster.students.best import BestWeights
 from distill_dagster.students.checkpoints import newest_complete_checkpoint
-from distill_dagster.students.tokens import TokenisedRows, labels, tokenise
-from distill_dagster.students.trainer import CompletionTrainer, Reporter
-from distill_dagster.teachers.local.chat_model import load_tokenizer, same_tokens, stop_ids
+from distill_dagster.students.export import cast_weights, export
+from distill_dagster.students.learning import Learning, prepare_learning
+from distill_dagster.students.reporting import STAGE, Reporter
+from distill_dagster.students.trainers import make_trainer
+from distill_dagster.teachers.local.chat_model import load_tokenizer
 
 LISTED_IDS = 1000
 CURVE_POINTS = 500
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A training with one seed that has ended: its student is in `folder`."""
+
+    folder: Path
+    state: TrainerState
+    best_step: int
+    seconds: float
+
+    @property
+    def validation_loss(self) -> float | None:
+        """The lowest."""
+        losses = [entry["eval_loss"] for entry in self.state.log_history if "eval_loss" in entry]
+        return min(losses, default=None)
+
+
 def run_train(job: TrainJob, progress: ProgressWriter, termination: Termination) -> TrainResult:
-    """Trains, from the newest complete checkpoint in `job.out` where there is one, and exports.
+    """Trains with every seed, from the newest complete checkpoint where there is one, and exports the best.
 
     Raises:
         StudentError: the base cannot be used, or no row is left to train on.
+        LogitsError: captured logits are missing, torn, or of another teacher.
         SystemExit: SIGTERM came; a checkpoint was saved.
     """
-    set_seed(job.seed)
     ref = job.base.model if isinstance(job.base, PrunedBase) else job.base
     tokenizer = load_tokenizer(ref, StudentError)
-    train, validation = read_rows(job, tokenizer)
-    base = load_base(job.base, calibration_rows(train))
-    if isinstance(job.base, PrunedBase):
-        export(base.model, tokenizer, base.stored_dtype, job.out / "base")
-        cast_weights(base.model, torch.float32)
-    trainer = make_trainer(job, base.model, tokenizer, train, validation)
-    trainer.add_callback(Reporter(progress, termination))
-    checkpoint = newest_complete_checkpoint(job.out / "checkpoints")
+    learning = prepare_learning(job, tokenizer, progress)
+    runs, base = [], None
+    for seed in job.seeds:
+        set_seed(seed)
+        base = load_base(job.base, calibration_rows(learning))
+        if isinstance(job.base, PrunedBase):
+            export(base.model, tokenizer, base.stored_dtype, job.out / "base")
+            cast_weights(base.model, torch.float32)
+        runs.append(_train(job, seed, base, tokenizer, learning, progress, termination))
+    assert base is not None
+    best = min(range(len(runs)), key=lambda index: (_or_infinite(runs[index].validation_loss), index))
+    shutil.rmtree(job.out / "student", ignore_errors=True)
+    os.rename(runs[best].folder, job.out / "student")
+    return result(job, runs, best, base, learning)
+
+
+def calibration_rows(learning: Learning) -> list[list[int]]:
+    """Token ids of up to `CALIBRATION_ROWS` training rows, spread evenly over the dataset's order."""
+    rows = learning.train.rows
+    count = min(CALIBRATION_ROWS, rows.height)
+    picked = [index * rows.height // count for index in range(count)]
+    return cast(list[list[int]], rows["input_ids"].gather(picked).to_list())
+
+
+def _train(
+    job: TrainJob,
+    seed: int,
+    base: Base,
+    tokenizer: PreTrainedTokenizerBase,
+    learning: Learning,
+    progress: ProgressWriter,
+    termination: Termination,
+) -> Trained:
+    work = job.out / "checkpoints" / f"seed-{seed}"
+    folder, done = work / "student", work / "done.json"
+    if done.is_file():  # an earlier start finished this seed
+        return _finished(folder, done)
+    trainer = make_trainer(job, seed, base.model, tokenizer, learning, work)
+    trainer.remove_callback(PrinterCallback)
+    best = BestWeights(work, job.patience)
+    trainer.add_callback(best)
+    stage = STAGE if len(job.seeds) == 1 else f"{STAGE}, seed {seed}"
+    trainer.add_callback(Reporter(progress, termination, stage))
+    checkpoint = newest_complete_checkpoint(work)
     started = time.monotonic()
     with termination.deferred():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.monotonic() - started
-    if not validation.rows.is_empty() and _last_validation_step(trainer) != trainer.state.global_step:
+    if learning.validates and _last_validation_step(trainer) != trainer.state.global_step:
         trainer.evaluate()
-    trained = cast(Any, trainer.model)
-    model = cast(PreTrainedModel, trained.merge_and_unload() if job.lora else trained)
-    export(model, tokenizer, base.stored_dtype, job.out / "student")
-    return result(trainer, base, train, seconds)
+    kept = best.restore(trainer.model, trainer.state)
+    export(_plain(trainer, job), tokenizer, base.stored_dtype, folder)
+    write_json(done, {"best_step": kept, "seconds": seconds, "state": _state(trainer.state)})
+    return _finished(folder, done)
 
 
-def read_rows(job: TrainJob, tokenizer: PreTrainedTokenizerBase) -> tuple[TokenisedRows, TokenisedRows]:
-    """The training and validation rows, tokenised.
-
-    Raises:
-        StudentError: no training row fits.
-    """
-    stored = job.teacher is not None and same_tokens(load_tokenizer(job.teacher, StudentError), tokenizer)
-    train, validation = (
-        tokenise(
-            pl.read_parquet(job.dataset / f"{split}.parquet"),
-            tokenizer,
-            use_stored_ids=stored,
-            max_length=job.max_length,
-        )
-        for split in ("train", "validation")
-    )
-    if train.rows.is_empty():
-        raise StudentError(
-            f"no row to train on: {len(train.over_length)} are longer than max_length, {job.max_length} tokens; "
-            "raise it, or widen the prompts and the curation"
-        )
-    return train, validation
+def _plain(trainer: Trainer, job: TrainJob) -> PreTrainedModel:
+    """The model without what training put around it."""
+    model = cast(Any, trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False))
+    vars(model).pop("forward", None)
+    return cast(PreTrainedModel, model.merge_and_unload() if job.lora else model)
 
 
-def calibration_rows(train: TokenisedRows) -> list[list[int]]:
-    """Token ids of up to `CALIBRATION_ROWS` training rows, spread evenly over the dataset's order."""
-    count = min(CALIBRATION_ROWS, train.rows.height)
-    picked = [index * train.rows.height // count for index in range(count)]
-    return cast(list[list[int]], train.rows["input_ids"].gather(picked).to_list())
+def _state(state: TrainerState) -> dict[str, Any]:
+    return {"log_history": state.log_history, "global_step": state.global_step, "max_steps": state.max_steps}
 
 
-def make_trainer(
-    job: TrainJob,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    train: TokenisedRows,
-    validation: TokenisedRows,
-) -> CompletionTrainer:
-    """A trainer for tokenised rows, silent but for its callbacks."""
-    validates = not validation.rows.is_empty()
-    trainer = CompletionTrainer(
-        model=model,
-        args=training_arguments(job, validates=validates),
-        train_dataset=_dataset(train),
-        eval_dataset=_dataset(validation) if validates else None,
-        processing_class=tokenizer,
-        peft_config=_lora(job) if job.lora else None,
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
+def _finished(folder: Path, done: Path) -> Trained:
+    content = json.loads(done.read_text(encoding="utf-8"))
+    return Trained(folder, TrainerState(**content["state"]), content["best_step"], content["seconds"])
 
 
-def training_arguments(job: TrainJob, *, validates: bool) -> SFTConfig:
-    """The job's settings in TRL's words."""
-    cuda = torch.cuda.is_available()
-    return SFTConfig(
-        output_dir=str(job.out / "checkpoints"),
-        num_train_epochs=job.epochs,
-        max_steps=job.max_steps if job.max_steps is not None else -1,
-        learning_rate=job.learning_rate,
-        lr_scheduler_type=job.lr_scheduler,
-        warmup_steps=job.warmup_ratio,
-        weight_decay=job.weight_decay,
-        max_grad_norm=job.max_grad_norm,
-        per_device_train_batch_size=job.batch_size,
-        per_device_eval_batch_size=job.batch_size,
-        gradient_accumulation_steps=job.gradient_accumulation,
-        activation_checkpointing=False,
-        bf16=uses_bf16(job.precision),
-        use_cpu=not cuda,
-        seed=job.seed,
-        # rows come tokenised, with labels that leave out the prompt, and none is too long
-        dataset_kwargs={"skip_prepare_dataset": True},
-        completion_only_loss=True,
-        max_length=None,
-        packing=False,
-        save_strategy="steps",
-        save_steps=job.checkpoint_steps,
-        save_total_limit=2,
-        eval_strategy="epoch" if validates else "no",
-        logging_strategy="steps",
-        logging_steps=1,
-        dataloader_pin_memory=cuda,
-        disable_tqdm=True,
-        report_to="none",
-    )
+def _or_infinite(loss: float | None) -> float:
+    return float("inf") if loss is None else loss
 
 
-def uses_bf16(precision: str) -> bool:
-    """Whether matrix products run in bfloat16: as declared, or where the hardware multiplies it natively."""
-    if precision != "auto":
-        return precision == "bf16"
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    probes = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(bool(probe()) for probe in probes if probe is not None)
-
-
-def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype, folder: Path) -> None:
-    """Saves model, tokenizer and generation settings; greedy answers stop at every id that can end a turn.
-
-    `folder` appears whole or not at all, and replaces what an earlier start left there. The model keeps `dtype`.
-    """
-    ends = sorted(stop_ids(model, tokenizer, StudentError))
-    model.generation_config = cast(Any, GenerationConfig)(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=ends if len(ends) > 1 else ends[0],
-        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0],
-    )
-    model.config.use_cache = True
-    cast_weights(model, dtype)
-    shutil.rmtree(folder, ignore_errors=True)
-    with new_folder(folder) as aside:
-        model.save_pretrained(aside)
-        tokenizer.save_pretrained(aside)
-
-
-def cast_weights(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Changes the precision of all parameters, tied ones together, and of nothing else.
-
-    `Module.to` would also round the rotary frequencies, which models keep in float32 whatever their weights are.
-    """
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
-
-
-def result(trainer: CompletionTrainer, base: Base, train: TokenisedRows, seconds: float) -> TrainResult:
+def result(job: TrainJob, runs: list[Trained], best: int, base: Base, learning: Learning) -> TrainResult:
     """What training says of itself, read from the trainer's log, which outlives a resumed training."""
-    log: list[dict[str, float]] = trainer.state.log_history
+    kept = runs[best]
+    log: list[dict[str, float]] = kept.state.log_history
     steps = [entry for entry in log if "loss" in entry]
     last_epoch = [entry["loss"] for entry in steps if entry["epoch"] > steps[-1]["epoch"] - 1]
-    validation = [(int(entry["step"]), entry["eval_loss"]) for entry in log if "eval_loss" in entry]
     stride = -(-len(steps) // CURVE_POINTS)
+    train, validation = learning.train, learning.validation
     return TrainResult(
         rows_trained=train.rows.height,
         rows_over_length=len(train.over_length),
         over_length_ids=train.over_length[:LISTED_IDS],
-        steps=trainer.state.global_step,
-        tokens_trained=int(sum(entry["completion_tokens"] for entry in steps)),
+        rows_without_target=len(train.without_target),
+        without_target_ids=train.without_target[:LISTED_IDS],
+        rows_validated=validation.rows.height,
+        seed=job.seeds[best],
+        seeds=[
+            SeedResult(
+                seed=seed, steps=run.state.global_step, best_step=run.best_step, validation_loss=run.validation_loss
+            )
+            for seed, run in zip(job.seeds, runs, strict=True)
+        ],
+        steps=kept.state.global_step,
+        best_step=kept.best_step,
+        tokens_trained=int(sum(entry.get("completion_tokens", 0) for entry in steps)),
         train_loss=sum(last_epoch) / len(last_epoch),
-        validation_loss=validation[-1][1] if validation else None,
+        validation_loss=kept.validation_loss,
+        validation_measure=learning.measure,
         kept_layers=base.kept_layers,
         block_influence=base.block_influence,
         parameters=base.model.num_parameters(),
         loss_curve=[(int(entry["step"]), entry["loss"]) for entry in steps[::stride]],
-        validation_curve=validation,
+        validation_curve=[(int(entry["step"]), entry["eval_loss"]) for entry in log if "eval_loss" in entry],
         measurements={
-            "seconds": seconds,
-            "tokens": float(sum(entry["tokens"] for entry in steps)),
+            "seconds": sum(run.seconds for run in runs),
+            "tokens": float(sum(entry.get("tokens", 0) for entry in steps)),
             "peak_memory_bytes": float(peak_memory_bytes()),
             "threads": float(torch.get_num_threads()),
             "processors": float(os.cpu_count() or 1),
@@ -220,24 +181,5 @@ def result(trainer: CompletionTrainer, base: Base, train: TokenisedRows, seconds
     )
 
 
-def _dataset(rows: TokenisedRows) -> Dataset:
-    return Dataset(labels(rows.rows).to_arrow())
-
-
-def _lora(job: TrainJob) -> Any:
-    try:
-        from peft import LoraConfig
-    except ImportError:
-        raise StudentError("lora needs an extra package: pip install 'distill-dagster[lora]'") from None
-    assert job.lora is not None
-    return LoraConfig(
-        task_type="CAUSAL_LM",
-        r=job.lora.r,
-        lora_alpha=job.lora.alpha,
-        lora_dropout=job.lora.dropout,
-        target_modules=job.lora.target_modules or "all-linear",
-    )
-
-
-def _last_validation_step(trainer: CompletionTrainer) -> float | None:
+def _last_validation_step(trainer: Trainer) -> float | None:
     return next((entry["step"] for entry in reversed(trainer.state.log_history) if "eval_loss" in entry), None)

@@ -1,160 +1,161 @@
-"""TRL's SFTTrainer, with the loss formed at completion positions only and one line of progress a step."""
+"""The training loop for objectives with targets at hand: the loss is formed at completion tokens only."""
 
-import time
-from collections.abc import Iterator
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
-from trl.trainer.sft_trainer import SFTTrainer
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
-from distill_dagster.lifeline import Termination
-from distill_dagster.progress_file import ProgressWriter
-from distill_dagster.students.projection import hidden_before, negative_log_likelihood
+from distill_dagster.logits.projection import CompletionBatch, can_share_prefix, collate, hidden_before
+from distill_dagster.students.batches import Collator, LengthBatches, Positions, even_batches
+from distill_dagster.students.learning import Learning
+from distill_dagster.students.objectives import Objective
 
-STAGE = "training"
+Inputs = dict[str, Tensor]
 
 
-class EpochSampler(LengthGroupedSampler):
-    """Groups rows of similar length, in an order that depends on seed and epoch alone.
+class CompletionLoss:
+    """What the trainers add to the class they stand on, transformers' Trainer or a descendant of it.
 
-    The library's own sampler draws from the global generator, so that a resumed epoch would see another order.
+    The loss is Σ over completion tokens / their number in the whole accumulation window and on all devices; prompt
+    positions are dropped before the head. Every log entry of training also counts `completion_tokens` and `tokens`, so
+    that the counts outlive a resumed training.
     """
 
-    def __init__(self, batch_size: int, lengths: list[int], seed: int) -> None:
-        super().__init__(batch_size, lengths=lengths)
-        self._seed = seed
-        self._epoch = 0
+    # the training loop then does not divide by the accumulation steps again
+    loss_is_scaled_for_ga = True
 
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer before each epoch."""
-        self._epoch = epoch
+    @classmethod
+    def over(
+        cls,
+        *,
+        model: Any,
+        args: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        learning: Learning,
+        batch_tokens: int | None = None,
+    ) -> Self:
+        """A trainer of a model (within its adapters where it has some) on rows and their targets.
 
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
-        return iter(cast(Any, get_length_grouped_indices)(self.lengths, self.batch_size, generator=generator))
+        Args:
+            batch_tokens: cuts batches by tokens instead of rows.
+        """
+        assert learning.objective is not None
+        rows = cls.positions(len(learning.train.lengths))
+        held_out = cls.positions(len(learning.validation.lengths)) if learning.validates else None
+        make = cast(Any, cls)
+        trainer = make(model=model, args=args, train_dataset=rows, eval_dataset=held_out, processing_class=tokenizer)
+        trainer._prepare(learning, learning.objective, batch_tokens)
+        return cast(Self, trainer)
 
+    @staticmethod
+    def positions(count: int) -> Any:
+        """A data set that stands for `count` rows; the collator has the rows themselves."""
+        return Positions(count)
 
-class CompletionTrainer(SFTTrainer):
-    """SFTTrainer with another road to the same loss.
-
-    The loss is Σ −log q(token) over completion tokens / their number in the whole accumulation window. TRL's fused head
-    scores every position in float32 where it has no GPU kernel; here prompt positions are dropped before the head.
-    Half the time of a step on a CPU goes with that. Several processes, or a mixture of experts with an auxiliary loss,
-    take TRL's road.
-
-    Every log entry of training also counts `completion_tokens`, so that the count outlives a resumed training.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def _prepare(self, learning: Learning, objective: Objective, batch_tokens: int | None) -> None:
+        loop = cast(Any, self)
+        self._objective, self._validation = objective, learning.validation
         self._seen = {"completion_tokens": 0, "tokens": 0}
-        super().__init__(*args, **kwargs)
+        loop.model_accepts_loss_kwargs = True
+        loop.args.average_tokens_across_devices = True
+        self._inner = causal_model(loop.model)
+        self._share = can_share_prefix(self._inner)
+        self._batches = LengthBatches(
+            learning.train.lengths,
+            rows=loop.args.per_device_train_batch_size,
+            tokens=batch_tokens,
+            accumulation=loop.args.gradient_accumulation_steps,
+            seed=loop.args.seed,
+        )
+        self._collator = Collator(
+            learning.train, objective.targets, share=self._share, epoch=lambda: self._batches.epoch
+        )
+        attach_loss(loop.model, self._loss)
+
+    def get_train_dataloader(self) -> DataLoader[int]:
+        """Batches of similar length."""
+        loop = cast(Any, self)
+        loader: DataLoader[int] = DataLoader(
+            Positions(len(self._collator)),
+            batch_sampler=self._batches,
+            collate_fn=self._collator,
+            pin_memory=loop.args.dataloader_pin_memory,
+        )
+        return cast("DataLoader[int]", loop.accelerator.prepare(loader))
 
     def compute_loss(
-        self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """The mean loss of a batch; `num_items_in_batch` is the accumulation window's number of completion tokens."""
-        if self._wrapped.training:
-            self._seen["completion_tokens"] += int((inputs["labels"][:, 1:] != -100).sum())
-            self._seen["tokens"] += int(inputs["attention_mask"].sum())
-        if return_outputs or not self._alone:
-            return cast(Any, super()).compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        total, count = self._summed_loss(inputs)
-        return total / (count if num_items_in_batch is None else num_items_in_batch)
+        self, model: Any, inputs: Inputs, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Tensor:
+        """The mean loss of a batch; `num_items_in_batch` is the window's number of completion tokens on all devices.
+
+        Several devices average their gradients, so each multiplies by their number.
+        """
+        self._seen["completion_tokens"] += inputs["labels"].numel()
+        self._seen["tokens"] += int(inputs["tokens"])
+        count = inputs["labels"].numel() if num_items_in_batch is None else int(num_items_in_batch)
+        return cast(Tensor, model(**inputs, scale=cast(Any, self).accelerator.num_processes / count))
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Validation loss per completion token, in nats; every token counts the same, whatever its batch."""
-        if not self._alone:
-            return super().evaluate(*args, **kwargs)
-        self._wrapped.eval()
-        total, count = 0.0, 0
-        with torch.no_grad():
-            for inputs in self.get_eval_dataloader():
-                loss, tokens = self._summed_loss(self._prepare_inputs(inputs))
-                total, count = total + float(loss), count + tokens
-        metrics = {"eval_loss": total / max(count, 1)}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        """Validation measure per completion token, in nats; every token counts the same, whatever its batch.
+
+        With several devices each goes through all rows, so that none has to wait for the others.
+        """
+        loop = cast(Any, self)
+        loop.model.eval()
+        with torch.no_grad(), loop.accelerator.autocast():
+            metrics = {"eval_loss": self._measured()}
+        loop.log(metrics)
+        loop.control = loop.callback_handler.on_evaluate(loop.args, loop.state, loop.control, metrics)
         return metrics
+
+    def _measured(self) -> float:
+        rows, total, count = self._validation, 0.0, 0
+        args = cast(Any, self).args
+        for positions in even_batches(rows.lengths, rows=args.per_device_eval_batch_size):
+            prompts = [rows.prompt(position) for position in positions]
+            completions = [rows.completion(position) for position in positions]
+            batch = collate(prompts, completions, share=self._share).to(args.device)
+            hidden = hidden_before(self._inner, batch)
+            total += float(self._objective.validate(self._inner, hidden, batch.labels, positions))
+            count += len(hidden)
+        return total / max(count, 1)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the tokens seen since the last entry."""
         if "loss" in logs:
             logs |= self._seen
             self._seen = dict.fromkeys(self._seen, 0)
-        super().log(logs, start_time)
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        lengths = [len(row) for row in cast(Any, dataset)["input_ids"]]
-        return EpochSampler(
-            self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps, lengths, self.args.seed
-        )
+        cast(Any, super()).log(logs, start_time)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Writes none: the student's own card is made when it is published."""
 
-    @property
-    def _alone(self) -> bool:
-        return self.accelerator.num_processes == 1 and not self.aux_loss_enabled
-
-    @property
-    def _wrapped(self) -> Any:
-        """The model, within its adapters where it has some."""
-        return self.model
-
-    def _summed_loss(self, inputs: dict[str, Tensor]) -> tuple[Tensor, int]:
-        """Summed loss and number of targets of one batch."""
-        wrapped = self._wrapped
-        # adapters sit inside the base model's own layers
-        model = cast(PreTrainedModel, wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped)
-        labels = inputs["labels"]
-        target = labels != -100
-        target[:, 0] = False
-        with self.accelerator.autocast():
-            hidden = hidden_before(model, inputs["input_ids"], inputs["attention_mask"], target)
-            loss = negative_log_likelihood(model, hidden, labels[target])
-        return loss, int(target.sum())
+    def _loss(self, inputs: Inputs, scale: float) -> Tensor:
+        batch = CompletionBatch(inputs["prefix"], inputs["input_ids"], inputs["target"])
+        return self._objective.loss(self._inner, hidden_before(self._inner, batch), inputs, scale)
 
 
-class Reporter(TrainerCallback):
-    """Reports every step, and on SIGTERM has a checkpoint saved and training stopped."""
+class LogitTrainer(CompletionLoss, Trainer):  # type: ignore[misc]
+    """transformers' Trainer on a teacher's captured distributions."""
 
-    def __init__(self, progress: ProgressWriter, termination: Termination) -> None:
-        self._progress = progress
-        self._termination = termination
-        self._since = time.monotonic()
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Says where training begins; not at step 0 where it is resumed."""
-        self._since = time.monotonic()
-        self._progress.report(STAGE, state.global_step, state.max_steps, "steps")
+def causal_model(model: Any) -> PreTrainedModel:
+    """The causal language model itself; adapters sit inside its layers."""
+    return cast(PreTrainedModel, model.get_base_model() if hasattr(model, "get_base_model") else model)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
-        """One line a step, and one after each validation."""
-        logs = logs or {}
-        if "loss" in logs:
-            now = time.monotonic()
-            speed = logs["tokens"] / max(now - self._since, 1e-9)
-            self._since = now
-            metrics = {"loss": logs["loss"], "tokens_per_second": round(speed, 1)}
-            self._progress.report(STAGE, state.global_step, state.max_steps, "steps", **metrics)
-        elif "eval_loss" in logs:
-            self._since = time.monotonic()
-            loss = logs["eval_loss"]
-            self._progress.report(STAGE, state.global_step, state.max_steps, "steps", validation_loss=loss)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Ends training at this step once SIGTERM has come."""
-        if self._termination.requested:
-            control.should_save = True
-            control.should_training_stop = True
+def attach_loss(model: Any, loss: Callable[[Inputs, float], Tensor]) -> None:
+    """Makes `model(target=…, scale=…, …)` give a summed loss, scaled, instead of logits.
+
+    What wraps a model for several devices synchronises gradients only of what its own `forward` computed, so the loss
+    has to be formed in there.
+    """
+    plain = model.forward
+
+    def forward(*args: Any, scale: float | None = None, **kwargs: Any) -> Any:
+        return plain(*args, **kwargs) if scale is None else loss(kwargs, scale)
+
+    model.forward = forward

@@ -119,8 +119,9 @@ def outputs_summary(distillation: Distillation, partition: str) -> Mapping[str, 
 def remove_partitions(distillation: Distillation, found: Collection[str]) -> list[str]:
     """Takes partitions out of sight that the source no longer has, prompts and answers; their responses stay stored."""
     gone = remove_vanished(distillation, found)
-    for partition in set(distillation.files.partitions(ASSET)).difference(found):
-        remove_current(distillation.files.asset(ASSET, partition))
+    for asset in (ASSET, "teacher_logits"):
+        for partition in set(distillation.files.partitions(asset)).difference(found):
+            remove_current(distillation.files.asset(asset, partition))
     return gone
 
 

@@ -4,8 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
+from distill_dagster import drawing as draw
 from distill_dagster.evaluation.statistics import Estimate
 from distill_dagster.variants.formatting import interval, shown
 from distill_dagster.variants.make import DECLARED
@@ -14,7 +15,6 @@ from distill_dagster.variants.model import DesignMeasure
 WIDTH, HEIGHT = 640, 300
 LEFT, RIGHT, TOP, BOTTOM = 62, 24, 34, 46
 LABEL_HEIGHT = 16
-TICK_STEPS = (1, 2, 2.5, 5, 10)
 MARGIN = 0.12
 
 
@@ -48,11 +48,7 @@ class _Axis:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
     def ticks(self, wanted: int) -> list[float]:
-        raw = (self.high - self.low) / wanted
-        power = 10.0 ** math.floor(math.log10(raw))
-        step = next(s * power for s in TICK_STEPS if s * power >= raw * 0.999)
-        first = math.ceil(self.low / step - 1e-9)
-        return [index * step for index in range(first, math.floor(self.high / step + 1e-9) + 1)]
+        return draw.round_ticks(self.low, self.high, wanted)
 
     @property
     def title(self) -> str:
@@ -89,26 +85,22 @@ def trade_off_plot(x: DesignMeasure, y: DesignMeasure) -> Markup:
         f"{interval(estimate, y.unit)}"
         for name, cost, estimate in points
     )
-    # The parts are built from numbers, fixed class names and escaped text only.
-    return Markup(
-        f'<svg class="plot wide" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">'
-        f"<title>{escape(f'{y.label} against {x.label.lower()}')}</title><desc>{escape(described)}.</desc>"
-        f"{''.join(parts)}</svg>"
-    )
+    title = f"{y.label} against {x.label.lower()}"
+    return draw.svg(WIDTH, HEIGHT, title, f"{described}.", parts, "plot wide")
 
 
 def _grid(across: _Axis, up: _Axis) -> list[str]:
     parts = []
     for tick in up.ticks(5):
         y = up(tick)
-        parts.append(_line(LEFT, y, WIDTH - RIGHT, y, "grid"))
-        parts.append(_text(LEFT - 8, y + 4, _tick(tick, up), "tick", "end"))
+        parts.append(draw.line(LEFT, y, WIDTH - RIGHT, y, "grid"))
+        parts.append(draw.text(LEFT - 8, y + 4, _tick(tick, up), "tick", "end"))
     for tick in across.ticks(5):
         x = across(tick)
-        parts.append(_line(x, TOP, x, HEIGHT - BOTTOM, "grid"))
-        parts.append(_text(x, HEIGHT - BOTTOM + 17, _tick(tick, across), "tick", "middle"))
-    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, across.title, "tick", "middle"))
-    parts.append(_text(0, 14, up.title, "tick"))
+        parts.append(draw.line(x, TOP, x, HEIGHT - BOTTOM, "grid"))
+        parts.append(draw.text(x, HEIGHT - BOTTOM + 17, _tick(tick, across), "tick", "middle"))
+    parts.append(draw.text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, across.title, "tick", "middle"))
+    parts.append(draw.text(0, 14, up.title, "tick"))
     return parts
 
 
@@ -117,11 +109,11 @@ def _point(name: str, x: float, y: float, estimate: Estimate, up: _Axis) -> list
     parts = []
     if estimate.interval is not None:
         low, high = estimate.interval
-        parts.append(_line(x, up(low), x, up(high), f"stroke-{role}"))
+        parts.append(draw.line(x, up(low), x, up(high), f"stroke-{role}"))
     if role == "teacher":
-        parts.append(f'<path class="fill-teacher" d="M{x:.1f} {y - 7:.1f}l7 7-7 7-7-7z"/>')
+        parts.append(draw.diamond(x, y, 7, "fill-teacher"))
     else:
-        parts.append(f'<circle class="fill-student" cx="{x:.1f}" cy="{y:.1f}" r="5.5"/>')
+        parts.append(draw.circle(x, y, 5.5, "fill-student"))
     return parts
 
 
@@ -133,7 +125,7 @@ def _labels(places: Sequence[tuple[str, float, float]]) -> list[str]:
         anchor = "end" if x > (LEFT + WIDTH - RIGHT) / 2 else "start"
         at = max(y + 4, lowest.get(anchor, -math.inf) + LABEL_HEIGHT)
         lowest[anchor] = at
-        parts.append(_text(x + (-12 if anchor == "end" else 12), at, name, "strong", anchor))
+        parts.append(draw.text(x + (-12 if anchor == "end" else 12), at, name, "strong", anchor))
     return parts
 
 
@@ -141,11 +133,3 @@ def _tick(value: float, axis: _Axis) -> str:
     if axis.measure.unit == "share":
         return f"{value * 100:g} %"
     return f"${value:g}" if axis.measure.unit == "usd" else f"{value:g}"
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, css: str) -> str:
-    return f'<line class="{css}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
-
-
-def _text(x: float, y: float, content: str, css: str, anchor: str = "start") -> str:
-    return f'<text class="{css}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(content)}</text>'

@@ -7,8 +7,9 @@ import random
 import polars as pl
 import pytest
 
-from distill_dagster.evaluation.model import EvaluationInputs, ModelNames, Versions
-from distill_dagster.jobs import PredictResult, TrainResult
+from distill_dagster.evaluation.inputs import CaptureCost, EvaluationInputs, TrainedStudent
+from distill_dagster.evaluation.model import ModelNames, Versions
+from distill_dagster.jobs import ModelResult, TrainResult
 from distill_dagster.spec.distillation import DistillationSpec
 
 TOPICS = {
@@ -118,13 +119,48 @@ def make_fidelity(test: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
+def make_training() -> TrainResult:
+    return TrainResult(
+        rows_trained=600,
+        rows_over_length=2,
+        over_length_ids=["long-1", "long-2"],
+        steps=225,
+        tokens_trained=41_344,
+        train_loss=1.184,
+        validation_loss=1.402,
+        kept_layers=[*range(10), *range(24, 30)],
+        block_influence=[0.1] * 30,
+        parameters=84_961_728,
+        loss_curve=[(step, 1.1 + 2.6 * 0.97**step) for step in range(5, 226, 5)],
+        validation_curve=[(75, 1.72), (150, 1.45), (225, 1.402)],
+        measurements={"seconds": 312.4, "tokens_per_second": 132.3, "peak_memory_bytes": 2.4e9},
+    )
+
+
+def make_result(parameters: int, checkpoint_bytes: int, tokens_per_second: float) -> ModelResult:
+    return ModelResult(
+        parameters=parameters,
+        checkpoint_bytes=checkpoint_bytes,
+        batch_size=32,
+        rows_over_length=0,
+        measurements={
+            "answers": 71.0,
+            "seconds": 2000 / tokens_per_second,
+            "generated_tokens": 2000.0,
+            "tokens_per_second": tokens_per_second,
+            "peak_memory_bytes": 1.9e9,
+        },
+    )
+
+
 def make_inputs() -> EvaluationInputs:
     test = make_test_split()
     dropped = [("validation", "truncated")] * 3 + [("train", "truncated")] * 31 + [("train", "test_leakage")] * 9
     dropped += [("train", "near_duplicate")] * 14 + [("test", "truncated")] * 4
     return EvaluationInputs(
         distillation="faq",
-        student="sft",
+        student=TrainedStudent("sft", "57" * 32, "sft", "teacher", "teacher cut to 16 of 30 layers", make_training()),
+        companions=(),
         spec=make_spec(),
         spec_hash="5e" * 32,
         versions=Versions(dataset="da" * 32, student="57" * 32, teacher="7e" * 32),
@@ -138,31 +174,11 @@ def make_inputs() -> EvaluationInputs:
         ),
         generated=make_generated(test),
         fidelity=make_fidelity(test),
-        training=TrainResult(
-            rows_trained=600,
-            rows_over_length=2,
-            over_length_ids=["long-1", "long-2"],
-            steps=225,
-            tokens_trained=41_344,
-            train_loss=1.184,
-            validation_loss=1.402,
-            kept_layers=[*range(10), *range(24, 30)],
-            block_influence=[0.1] * 30,
-            parameters=84_961_728,
-            loss_curve=[(step, 1.1 + 2.6 * 0.97**step) for step in range(5, 226, 5)],
-            validation_curve=[(75, 1.72), (150, 1.45), (225, 1.402)],
-            measurements={"seconds": 312.4, "tokens_per_second": 132.3, "peak_memory_bytes": 2.4e9},
-        ),
-        prediction=PredictResult(
-            parameters={"teacher": 134_515_008, "student": 84_961_728, "base": 84_961_728},
-            checkpoint_bytes={"teacher": 269_060_552, "student": 339_880_312, "base": 169_950_312},
-            measurements={
-                "student": {"tokens_per_second": 412.5, "seconds": 5.1, "generated_tokens": 2103},
-                "base": {"tokens_per_second": 408.1, "seconds": 9.0, "generated_tokens": 3672},
-                "teacher": {"tokens_per_second": 251.3, "seconds": 8.2, "generated_tokens": 2060},
-                "worker": {"peak_memory_bytes": 1.9e9},
-            },
-        ),
+        results={
+            "teacher": make_result(134_515_008, 269_060_552, 251.3),
+            "student": make_result(84_961_728, 339_880_312, 412.5),
+            "base": make_result(84_961_728, 169_950_312, 408.1),
+        },
     )
 
 
@@ -173,13 +189,39 @@ def inputs() -> EvaluationInputs:
 
 
 @pytest.fixture
+def side_by_side(inputs: EvaluationInputs) -> EvaluationInputs:
+    """The same with two more students: `soft`, which is as good, and `on_references`, which is as poor as the base."""
+    soft = TrainedStudent(
+        name="soft",
+        version="50" * 32,
+        objective="logit",
+        targets="teacher",
+        origin="teacher cut to 16 of 30 layers",
+        training=make_training(),
+        capture=CaptureCost(bytes_per_token=101.5, seconds=40.0),
+    )
+    hard = dataclasses.replace(soft, name="on_references", objective="sft", targets="reference", capture=None)
+    named = {"student/soft": "student", "student/on_references": "base"}
+    assert inputs.fidelity is not None
+    results = {name: make_result(84_961_728, 169_950_312, 400.0) for name in named}
+    return dataclasses.replace(
+        inputs,
+        companions=(soft, hard),
+        generated=pl.concat([inputs.generated, *(as_model(inputs.generated, *pair) for pair in named.items())]),
+        fidelity=pl.concat([inputs.fidelity, *(as_model(inputs.fidelity, *pair) for pair in named.items())]),
+        results={**inputs.results, **results},
+    )
+
+
+def as_model(frame: pl.DataFrame, name: str, source: str) -> pl.DataFrame:
+    """The rows of a model `source` as those of another model."""
+    return frame.filter(pl.col("model") == source).with_columns(model=pl.lit(name))
+
+
+@pytest.fixture
 def hosted(inputs: EvaluationInputs) -> EvaluationInputs:
     """The same with a hosted teacher and no human references: nothing per token, no quality, no teacher's size."""
-    prediction = PredictResult(
-        parameters={"student": 84_961_728, "base": 84_961_728},
-        checkpoint_bytes={"student": 339_880_312},
-        measurements={"student": {"tokens_per_second": 412.5}},
-    )
+    results = {"student": make_result(84_961_728, 339_880_312, 412.5), "base": make_result(84_961_728, 169_950_312, 1)}
     return dataclasses.replace(
         inputs,
         versions=Versions(dataset="da" * 32, student="57" * 32),
@@ -187,7 +229,7 @@ def hosted(inputs: EvaluationInputs) -> EvaluationInputs:
             reference=pl.lit(None, dtype=pl.String), completion_ids=pl.lit(None, dtype=pl.List(pl.Int32))
         ),
         fidelity=None,
-        prediction=prediction,
+        results=results,
     )
 
 
@@ -201,5 +243,9 @@ def hostile(inputs: EvaluationInputs) -> EvaluationInputs:
         generated=inputs.generated.with_columns(prediction=text),
         models=ModelNames(teacher=HOSTILE, student=HOSTILE, base=HOSTILE),
         spec=make_spec().model_copy(update={"description": HOSTILE}),
-        training=inputs.training.model_copy(update={"over_length_ids": [HOSTILE]}),
+        student=dataclasses.replace(
+            inputs.student,
+            origin=HOSTILE,
+            training=inputs.student.training.model_copy(update={"over_length_ids": [HOSTILE]}),
+        ),
     )

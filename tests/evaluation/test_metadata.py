@@ -4,8 +4,9 @@ import base64
 
 import pytest
 
+from distill_dagster.evaluation.inputs import EvaluationInputs
 from distill_dagster.evaluation.metadata import metric_plot_markdown, metric_plot_png, summary_markdown
-from distill_dagster.evaluation.model import EvaluationInputs, EvaluationReport
+from distill_dagster.evaluation.model import EvaluationReport
 from distill_dagster.evaluation.predictions import build_predictions
 from distill_dagster.evaluation.score import evaluate
 
@@ -24,6 +25,21 @@ def test_the_summary_is_a_table_with_intervals_and_no_model_text(hostile: Evalua
     assert "<script>" not in summary
 
 
+def test_other_students_have_their_columns(side_by_side: EvaluationInputs) -> None:
+    header = next(line for line in summary_markdown(report_of(side_by_side)).splitlines() if line.startswith("|"))
+
+    assert [cell.strip() for cell in header.strip("|").split("|")][1:-1] == [
+        "teacher",
+        "student",
+        "soft",
+        "on_references",
+        "base",
+        "student − base",
+        "student − soft",
+        "student − on_references",
+    ]
+
+
 def test_what_was_not_measured_has_no_row(hosted: EvaluationInputs) -> None:
     summary = summary_markdown(report_of(hosted))
 
@@ -31,7 +47,7 @@ def test_what_was_not_measured_has_no_row(hosted: EvaluationInputs) -> None:
     assert "Forward KL" not in summary
 
 
-@pytest.mark.parametrize("kind", ["inputs", "hosted"])
+@pytest.mark.parametrize("kind", ["inputs", "hosted", "side_by_side"])
 def test_the_picture_is_a_png(kind: str, request: pytest.FixtureRequest) -> None:
     report = report_of(request.getfixturevalue(kind))
 

@@ -4,7 +4,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from distill_dagster.evaluation.model import EvaluationInputs, EvaluationReport
+from distill_dagster.evaluation.inputs import EvaluationInputs
+from distill_dagster.evaluation.model import EvaluationReport
 from distill_dagster.evaluation.plots import bar_plot, interval_plot, loss_plot
 from distill_dagster.evaluation.predictions import build_predictions
 from distill_dagster.evaluation.score import evaluate
@@ -29,6 +30,19 @@ def test_bars_include_the_count_baselines(report: EvaluationReport) -> None:
     labels = [element.text for element in ElementTree.fromstring(bar_plot(report.fidelity[1])).iter("text")]
 
     assert {"Student", "Base", "Bigram table", "Most frequent token"} <= set(labels)
+
+
+def test_other_students_have_their_marks_and_names(side_by_side: EvaluationInputs) -> None:
+    metrics = side_by_side.spec.evaluation.metrics
+    predictions = build_predictions(side_by_side.test, side_by_side.generated, side_by_side.fidelity, metrics)
+    report = evaluate(side_by_side, predictions)
+
+    for plot in (interval_plot(report.quality, "Quality"), bar_plot(report.fidelity[1])):
+        root = ElementTree.fromstring(plot)
+        described = root[1].text or ""
+        assert {"soft", "Student"} <= {element.text for element in root.iter("text")}
+        assert "on_references" in described  # a long name is cut on the plot only
+        assert [e for e in root.iter("rect") if e.get("class") == "fill-companion"]
 
 
 @pytest.mark.parametrize("curve", [[], [(1, None)]])

@@ -6,9 +6,9 @@ import polars as pl
 import pytest
 
 from distill_dagster.errors import EvaluationError
-from distill_dagster.evaluation.fidelity import FIDELITY_SCHEMA
+from distill_dagster.evaluation.fidelity import BASELINE_SCHEMA, FIDELITY_SCHEMA
 from distill_dagster.evaluation.predict import GENERATED_SCHEMA, run_predict, run_try
-from distill_dagster.jobs import PredictModel, TryJob
+from distill_dagster.jobs import RESULT_FILE, ModelResult, PredictJob, PredictModel, PredictResult, TryJob
 from distill_dagster.progress_file import ProgressWriter
 from tests.tiny import make_tiny_model
 from tests.worker_jobs import dataset_rows, predict_job, write_dataset
@@ -28,51 +28,95 @@ def dataset(tmp_path: Path) -> Path:
     return folder
 
 
-def test_answers_and_fidelity_of_student_and_base(tiny_model: Path, student: Path, dataset: Path, tmp_path: Path):
-    job = predict_job(dataset, tmp_path / "out", student=student, base=tiny_model, teacher=tiny_model)
+STUDENT, BASE, OTHER, TEACHER = "a1", "b2", "c3", "f0"
 
-    result = run_predict(job, ProgressWriter(job.out / "progress.jsonl"))
 
-    generated = pl.read_parquet(job.out / "generated.parquet")
-    assert generated.schema == GENERATED_SCHEMA
-    assert generated.group_by("model").len().sort("model").rows() == [("base", 3), ("student", 3)]
-    measured = pl.read_parquet(job.out / "fidelity.parquet")
-    assert measured.schema == FIDELITY_SCHEMA
-    assert set(measured["model"]) == {"student", "base", "most_frequent", "bigram"}
-    assert result.parameters["student"] < result.parameters["teacher"] == result.parameters["base"]
-    assert result.checkpoint_bytes["student"] == (student / "model.safetensors").stat().st_size
-    assert result.measurements["student"]["generated_tokens"] > 0
-    assert result.measurements["teacher"]["generated_tokens"] > 0  # its stored answers count; it is timed only
-    assert result.measurements["worker"]["peak_memory_bytes"] > 0
+def predict(job: PredictJob) -> PredictResult:
+    return run_predict(job, ProgressWriter(job.out / "progress.jsonl"))
+
+
+def result_of(job: PredictJob, key: str) -> ModelResult:
+    return ModelResult.model_validate_json((job.out / key / RESULT_FILE).read_text(encoding="utf-8"))
+
+
+def test_a_folder_for_each_model(tiny_model: Path, student: Path, dataset: Path, tmp_path: Path):
+    job = predict_job(dataset, tmp_path / "out", learners={STUDENT: student, BASE: tiny_model}, teacher=tiny_model)
+
+    assert predict(job).keys == [STUDENT, BASE, TEACHER]
+
+    for key in (STUDENT, BASE):
+        generated = pl.read_parquet(job.out / key / "generated.parquet")
+        assert (generated.schema, generated["prompt_id"].to_list()) == (GENERATED_SCHEMA, ["p000", "p001", "p002"])
+        assert pl.read_parquet(job.out / key / "fidelity.parquet").schema == FIDELITY_SCHEMA
+    assert {path.name for path in (job.out / TEACHER).iterdir()} == {"baselines.parquet", "result.json"}
+    assert pl.read_parquet(job.out / TEACHER / "baselines.parquet").schema == BASELINE_SCHEMA
+    assert not list(job.out.glob("teacher-*"))  # the teacher's hidden states are gone
+
+
+def test_sizes_and_speeds(tiny_model: Path, student: Path, dataset: Path, tmp_path: Path):
+    job = predict_job(dataset, tmp_path / "out", learners={STUDENT: student, BASE: tiny_model}, teacher=tiny_model)
+
+    predict(job)
+
+    small, base, teacher = (result_of(job, key) for key in (STUDENT, BASE, TEACHER))
+    assert small.parameters < teacher.parameters == base.parameters
+    assert small.checkpoint_bytes == (student / "model.safetensors").stat().st_size
+    assert small.measurements["generated_tokens"] > 0
+    assert teacher.measurements["generated_tokens"] > 0  # its stored answers count; it is timed only
+    assert teacher.measurements["peak_memory_bytes"] > 0
+
+
+def test_a_model_says_the_same_whoever_is_measured_with_it(
+    tiny_model: Path, student: Path, dataset: Path, tmp_path: Path
+):
+    alone = predict_job(dataset, tmp_path / "alone", learners={STUDENT: student}, teacher=tiny_model)
+    learners = {BASE: tiny_model, OTHER: tiny_model, STUDENT: student}
+    together = predict_job(dataset, tmp_path / "together", learners=learners, teacher=tiny_model)
+
+    predict(alone)
+    predict(together)
+
+    for name in ("generated.parquet", "fidelity.parquet"):
+        first, second = (pl.read_parquet(job.out / STUDENT / name) for job in (alone, together))
+        assert first.equals(second)
+
+
+def test_what_is_done_stays_when_a_later_model_fails(tiny_model: Path, student: Path, dataset: Path, tmp_path: Path):
+    learners = {STUDENT: student, BASE: tmp_path / "nothing"}
+    job = predict_job(dataset, tmp_path / "out", learners=learners, teacher=tiny_model)
+
+    with pytest.raises(EvaluationError, match="cannot be loaded"):
+        predict(job)
+
+    assert {path.name for path in job.out.iterdir() if path.is_dir()} == {STUDENT}
 
 
 def test_samples_of_one_prompt_share_its_answer(tiny_model: Path, student: Path, dataset: Path, tmp_path: Path):
     one = dataset_rows(1, ids=IDS[:1])
     pl.concat([one, one.with_columns(sample=pl.lit(1, pl.Int32))]).write_parquet(dataset / "test.parquet")
-    job = predict_job(dataset, tmp_path / "out", student=student, base=tiny_model, teacher=tiny_model)
+    job = predict_job(dataset, tmp_path / "out", learners={STUDENT: student}, teacher=tiny_model)
 
-    run_predict(job, ProgressWriter(job.out / "progress.jsonl"))
+    predict(job)
 
-    answers = pl.read_parquet(job.out / "generated.parquet").filter(pl.col("model") == "student")
+    answers = pl.read_parquet(job.out / STUDENT / "generated.parquet")
     assert answers["sample"].to_list() == [0, 1]
     assert answers["prediction"].n_unique() == 1
 
 
-def test_a_hosted_teacher_has_no_fidelity_file(tiny_model: Path, student: Path, dataset: Path, tmp_path: Path):
+def test_a_hosted_teacher_has_no_fidelity_file(student: Path, dataset: Path, tmp_path: Path):
     dataset_rows(3).write_parquet(dataset / "test.parquet")
-    job = predict_job(dataset, tmp_path / "out", student=student, base=tiny_model, teacher=None)
+    job = predict_job(dataset, tmp_path / "out", learners={STUDENT: student}, teacher=None)
 
-    run_predict(job, ProgressWriter(job.out / "progress.jsonl"))
+    predict(job)
 
-    assert (job.out / "generated.parquet").exists()
-    assert not (job.out / "fidelity.parquet").exists()
+    assert {path.name for path in (job.out / STUDENT).iterdir()} == {"generated.parquet", "result.json"}
 
 
 def test_without_held_out_rows_there_is_nothing_to_evaluate(student: Path, dataset: Path, tmp_path: Path):
     dataset_rows(0).write_parquet(dataset / "test.parquet")
-    job = predict_job(dataset, tmp_path / "out", student=student, base=student, teacher=None)
+    job = predict_job(dataset, tmp_path / "out", learners={STUDENT: student}, teacher=None)
     with pytest.raises(EvaluationError, match=r"prompts\.split\.test"):
-        run_predict(job, ProgressWriter(job.out / "progress.jsonl"))
+        predict(job)
 
 
 def test_try_answers_with_every_model_each_reading_its_own_prompt(tiny_model: Path, student: Path, tmp_path: Path):

@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from distill_dagster.errors import EvaluationError
-from distill_dagster.evaluation.model import EvaluationInputs
+from distill_dagster.evaluation.inputs import EvaluationInputs
 from distill_dagster.evaluation.predictions import build_predictions, logical_columns
 from distill_dagster.metrics import rouge_l
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from distill_dagster.evaluation.model import EvaluationInputs, EvaluationReport
+from distill_dagster.evaluation.inputs import EvaluationInputs, TrainedStudent
+from distill_dagster.evaluation.model import EvaluationReport
 from distill_dagster.evaluation.write import evaluation_version, write_evaluation
 
 FILES = {"report.html", "report.json", "predictions.parquet", "measurements.json"}
@@ -31,6 +32,10 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.texts.append(data)
+
+
+def retrained(inputs: EvaluationInputs, **changes: object) -> TrainedStudent:
+    return dataclasses.replace(inputs.student, training=inputs.student.training.model_copy(update=changes))
 
 
 def page_of(folder: Path, inputs: EvaluationInputs) -> str:
@@ -71,8 +76,11 @@ def test_numbers_can_be_computed_again_from_the_predictions(tmp_path: Path, inpu
 def test_equal_inputs_give_equal_files_but_for_timings(tmp_path: Path, inputs: EvaluationInputs) -> None:
     slower = dataclasses.replace(
         inputs,
-        prediction=inputs.prediction.model_copy(update={"measurements": {"student": {"tokens_per_second": 3.0}}}),
-        training=inputs.training.model_copy(update={"measurements": {"seconds": 9.0}}),
+        results={
+            name: result.model_copy(update={"measurements": {"tokens_per_second": 3.0}})
+            for name, result in inputs.results.items()
+        },
+        student=retrained(inputs, measurements={"seconds": 9.0}),
         generated=inputs.generated.reverse(),
         test=inputs.test.reverse(),
     )
@@ -101,8 +109,8 @@ def test_another_answer_or_another_gate_is_another_version(tmp_path: Path, input
 
 
 def test_a_loss_that_is_not_finite_is_null_and_reads_back(tmp_path: Path, inputs: EvaluationInputs) -> None:
-    diverged = inputs.training.model_copy(update={"train_loss": float("nan"), "loss_curve": [(5, float("inf"))]})
-    write_evaluation(tmp_path, dataclasses.replace(inputs, training=diverged))
+    diverged = retrained(inputs, train_loss=float("nan"), loss_curve=[(5, float("inf"))])
+    write_evaluation(tmp_path, dataclasses.replace(inputs, student=diverged))
     text = (tmp_path / "report.json").read_text(encoding="utf-8")
 
     training = EvaluationReport.model_validate_json(text).training
@@ -171,3 +179,37 @@ def test_a_missing_base_leaves_dashes(tmp_path: Path, inputs: EvaluationInputs) 
     )
 
     assert "The student falls behind its teacher on ROUGE-L" in page_of(tmp_path, alone)
+
+
+def test_other_students_stand_beside_it(tmp_path: Path, side_by_side: EvaluationInputs) -> None:
+    source = page_of(tmp_path, side_by_side)
+    heads = re.findall(r"<thead><tr>(.*?)</tr></thead>", source, re.DOTALL)
+    columns = [[re.sub("<.*?>", " ", cell).split() for cell in re.findall("<th.*?</th>", head)] for head in heads]
+
+    assert columns[1][-2:] == [["Student", "−", "soft"], ["Student", "−", "on_references"]]
+    assert columns[1][1:6] == [["Teacher"], ["Student"], ["soft"], ["on_references"], ["Base"]]
+    assert '<section class="answer companion"><h4>soft' in source
+    assert {"student/soft", "student/on_references"} <= set(pl.read_parquet(tmp_path / "predictions.parquet")["model"])
+
+
+def test_what_each_student_is(tmp_path: Path, side_by_side: EvaluationInputs) -> None:
+    source = page_of(tmp_path, side_by_side)
+    facts = {
+        label: re.findall("<td.*?>(.*?)</td>", cells)
+        for label, cells in re.findall(r'<tr><th scope="row">([^<]*)</th>(.*?)</tr>', source)
+    }
+
+    assert facts["Learnt from"] == ["the teacher’s answers", "the teacher’s answers", "human references"]
+    assert facts["Captured bytes per token"] == ["–", "101.5", "–"]
+    assert facts["Training, seconds"] == ["312"] * 3
+
+
+def test_without_captured_distributions_no_fact_is_about_them(tmp_path: Path, inputs: EvaluationInputs) -> None:
+    assert "Captured bytes" not in page_of(tmp_path, inputs)
+
+
+def test_the_page_says_how_agreement_is_measured(tmp_path: Path, inputs: EvaluationInputs) -> None:
+    source = page_of(tmp_path, inputs)
+
+    for said in ("teacher-forced", "stop token", "micro-average", "normalised question"):
+        assert said in source.partition("How to read this")[2]

@@ -6,13 +6,15 @@ import polars as pl
 import pytest
 
 from distill_dagster.evaluation.headlines import compare, is_better
+from distill_dagster.evaluation.inputs import EvaluationInputs
 from distill_dagster.evaluation.model import (
     Comparison,
-    EvaluationInputs,
     EvaluationReport,
     Measure,
     ModelNames,
     System,
+    companion,
+    companion_name,
 )
 from distill_dagster.evaluation.predictions import build_predictions
 from distill_dagster.evaluation.score import base_label, evaluate
@@ -151,10 +153,71 @@ def test_worst_rows_are_the_largest_losses_and_the_fixed_sample_ignores_results(
 def test_the_base_is_called_what_it_is(
     inputs: EvaluationInputs, base: BaseSpec, layers: int | None, expected: str
 ) -> None:
-    assert base_label(base, "small", inputs.training, layers) == expected
+    assert base_label(base, "small", inputs.student.training, layers) == expected
 
 
 def test_model_names_are_kept_as_given(inputs: EvaluationInputs) -> None:
     names = ModelNames(teacher="t", student="s", base="b")
 
     assert report_of(dataclasses.replace(inputs, models=names)).identity.models == names
+
+
+def test_other_students_are_compared_on_the_same_rows(side_by_side: EvaluationInputs) -> None:
+    report = report_of(side_by_side)
+    kl, top1 = report.measure("fidelity", "forward_kl"), report.measure("fidelity", "top1")
+
+    assert report.companions == ["student/soft", "student/on_references"]
+    assert kl is not None
+    assert top1 is not None
+    same, better = (kl.comparison(System.STUDENT, companion(name)) for name in ("soft", "on_references"))
+    assert same is not None
+    assert better is not None
+    assert (same.value, same.n, same.method) == (0.0, 71, Method.NO_VARIANCE)
+    assert better == kl.comparison(System.STUDENT, System.BASE)
+    assert top1.systems["student/on_references"] == top1.systems[System.BASE]
+    for table in (report.quality, report.fidelity, report.health):
+        for measure in table:
+            assert measure.comparison(System.STUDENT, "student/soft") is not None, measure.name
+
+
+def test_the_sentences_compare_with_other_students_on_fidelity(side_by_side: EvaluationInputs) -> None:
+    said = "\n".join(report_of(side_by_side).headlines)
+
+    assert "The student beats “on_references” on forward KL to the teacher: " in said
+    assert "The student beats “on_references” on chrF against the teacher’s answers: " in said
+    assert "Nothing can be said of the student and “soft” on forward KL to the teacher" in said
+    assert said.count("on_references") == 2
+
+
+def test_a_companion_that_shares_no_tokens_with_the_teacher_is_compared_on_texts(
+    side_by_side: EvaluationInputs,
+) -> None:
+    assert side_by_side.fidelity is not None
+    strange = side_by_side.fidelity.filter(pl.col("model") != "student/soft")
+    report = report_of(dataclasses.replace(side_by_side, fidelity=strange))
+    kl, chrf = report.measure("fidelity", "forward_kl"), report.measure("fidelity", "chrf")
+
+    assert kl is not None
+    assert chrf is not None
+    assert kl.systems["student/soft"].value is None
+    assert kl.comparison(System.STUDENT, "student/soft") is None
+    assert chrf.comparison(System.STUDENT, "student/soft") is not None
+
+
+@pytest.mark.parametrize("name", ["base", "teacher", "bigram"])
+def test_a_student_may_be_called_as_a_system_is(inputs: EvaluationInputs, name: str) -> None:
+    other = dataclasses.replace(inputs.student, name=name)
+    generated = inputs.generated.filter(pl.col("model") == "base").with_columns(model=pl.lit(companion(name)))
+    report = report_of(
+        dataclasses.replace(
+            inputs,
+            companions=(other,),
+            generated=pl.concat([inputs.generated, generated]),
+            results={**inputs.results, companion(name): inputs.results["base"]},
+        )
+    )
+
+    chrf = report.measure("fidelity", "chrf")
+    assert chrf is not None
+    assert chrf.systems[companion(name)] == chrf.systems[System.BASE]
+    assert companion_name(report.companions[0]) == name

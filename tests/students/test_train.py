@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from trl.trainer.sft_trainer import SFTTrainer
 
 from distill_dagster.errors import StudentError
 from distill_dagster.jobs import ModelRef, PrunedBase, TrainJob, TrainResult
@@ -18,7 +19,9 @@ from distill_dagster.lifeline import TERMINATED, Termination
 from distill_dagster.progress_file import ProgressWriter
 from distill_dagster.students.bases import load_base
 from distill_dagster.students.checkpoints import newest_complete_checkpoint
-from distill_dagster.students.train import make_trainer, read_rows, run_train
+from distill_dagster.students.learning import Learning, prepare_learning
+from distill_dagster.students.train import run_train
+from distill_dagster.students.trainers import make_trainer
 from distill_dagster.teachers.local.chat_model import load_tokenizer
 from tests.worker_jobs import dataset_rows, train_job, write_dataset
 
@@ -43,6 +46,13 @@ def wait_for_step(worker: subprocess.Popen[str], out: Path, step: int) -> None:
         if max(steps, default=0) >= step:
             return
     raise AssertionError(f"the worker ended before step {step}: {worker.stderr and worker.stderr.read()}")
+
+
+def learning(job: TrainJob) -> Learning:
+    ref = job.base.model if isinstance(job.base, PrunedBase) else job.base
+    job.out.mkdir(parents=True, exist_ok=True)
+    progress = ProgressWriter(job.out / "progress.jsonl")
+    return prepare_learning(job, load_tokenizer(ref, StudentError), progress)
 
 
 @pytest.fixture
@@ -70,7 +80,7 @@ def test_training_learns_and_exports_a_plain_model(tiny_model: Path, dataset: Pa
 
 def test_every_completion_token_of_every_epoch_is_counted(tiny_model: Path, dataset: Path, tmp_path: Path):
     job = train_job(tiny_model, dataset, tmp_path / "out", epochs=2)
-    rows, _ = read_rows(job, load_tokenizer(ModelRef(source=str(tiny_model)), StudentError))
+    rows = learning(job).train
 
     assert train(job).tokens_trained == 2 * rows.completion_tokens
 
@@ -78,12 +88,16 @@ def test_every_completion_token_of_every_epoch_is_counted(tiny_model: Path, data
 def test_the_loss_is_trls_own(tiny_model: Path, dataset: Path, tmp_path: Path):
     job = train_job(tiny_model, dataset, tmp_path / "out")
     tokenizer = load_tokenizer(ModelRef(source=str(tiny_model)), StudentError)
-    train_rows, validation = read_rows(job, tokenizer)
-    trainer = make_trainer(job, load_base(job.base, []).model, tokenizer, train_rows, validation)
+    model = load_base(job.base, []).model
+    trainer = make_trainer(job, 17, model, tokenizer, learning(job), tmp_path / "work")
     inputs = next(iter(trainer.get_train_dataloader()))
+    prefix = inputs["prefix"].expand(len(inputs["input_ids"]), -1)
+    target = torch.cat([torch.zeros_like(prefix, dtype=torch.bool), inputs["target"]], dim=1)
+    input_ids = torch.cat([prefix, inputs["input_ids"]], dim=1)
+    labels = input_ids.masked_fill(~target, -100)
 
     ours = trainer.compute_loss(trainer.model, dict(inputs))
-    theirs = super(type(trainer), trainer).compute_loss(trainer.model, dict(inputs))
+    theirs = SFTTrainer.compute_loss(trainer, trainer.model, {"input_ids": input_ids, "labels": labels})
 
     torch.testing.assert_close(ours, theirs)
 
@@ -144,7 +158,7 @@ def test_training_that_is_killed_resumes_and_ends_with_the_same_weights(
     assert worker.returncode == -signal.SIGKILL
     assert not (killed.out / "student").exists()
 
-    checkpoint = newest_complete_checkpoint(killed.out / "checkpoints")
+    checkpoint = newest_complete_checkpoint(killed.out / "checkpoints" / "seed-17")
     resumed, uninterrupted = train(killed), train(whole)
 
     assert checkpoint is not None
@@ -163,7 +177,7 @@ def test_sigterm_saves_a_checkpoint_first(tiny_model: Path, dataset: Path, tmp_p
     _, errors = worker.communicate()
 
     assert worker.returncode == TERMINATED, errors
-    assert newest_complete_checkpoint(job.out / "checkpoints") is not None
+    assert newest_complete_checkpoint(job.out / "checkpoints" / "seed-17") is not None
     assert not (job.out / "result.json").exists()
 
 
@@ -171,11 +185,11 @@ def test_sigterm_saves_a_checkpoint_first(tiny_model: Path, dataset: Path, tmp_p
 def test_a_torn_checkpoint_is_passed_over(tiny_model: Path, dataset: Path, tmp_path: Path, torn: str):
     job = train_job(tiny_model, dataset, tmp_path / "out", max_steps=4)
     train(job)
-    newest = job.out / "checkpoints" / "checkpoint-4"
+    newest = job.out / "checkpoints" / "seed-17" / "checkpoint-4"
     content = (newest / torn).read_bytes()
     (newest / torn).write_bytes(content[: len(content) // 2])
 
-    assert newest_complete_checkpoint(job.out / "checkpoints") == newest.with_name("checkpoint-2")
+    assert newest_complete_checkpoint(newest.parent) == newest.with_name("checkpoint-2")
     assert not newest.exists()
 
 

@@ -198,6 +198,27 @@ def same_tokens(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) ->
     return one.get_vocab() == other.get_vocab() and end_of_turn_id(one) == end_of_turn_id(other)
 
 
+def token_differences(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase, most: int = 3) -> list[str]:
+    """The first `most` ids that mean different tokens, as `id 7 is 'a' in one, 'b' in the other`.
+
+    Ids past the end of both tokenizers are padding of a model's head, whatever is written there.
+    """
+    end = max(len(one), len(other))
+    here, there = (
+        {token_id: token for token, token_id in tokenizer.get_vocab().items() if token_id < end}
+        for tokenizer in (one, other)
+    )
+    differing = sorted(token_id for token_id in here.keys() | there.keys() if here.get(token_id) != there.get(token_id))
+    return [
+        f"id {token_id} is {_named(here.get(token_id))} in one, {_named(there.get(token_id))} in the other"
+        for token_id in differing[:most]
+    ]
+
+
+def _named(token: str | None) -> str:
+    return "no token" if token is None else repr(token)
+
+
 def _generation_config(ref: ModelRef, config: PreTrainedConfig) -> GenerationConfig:
     """Declared or, as for a loaded model, derived from the configuration."""
     try:

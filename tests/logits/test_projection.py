@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, GraniteConfig, GraniteForCausalLM
 
-from distill_dagster.students import projection
-from distill_dagster.students.projection import hidden_before, negative_log_likelihood, project
+from distill_dagster.logits import projection
+from distill_dagster.logits.projection import hidden_before, negative_log_likelihood, project
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -1,0 +1,77 @@
+"""What an evaluation is made from: the declaration, the test rows, what each model did on them, how it was trained."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import polars as pl
+
+from distill_dagster.evaluation.model import ModelNames, Versions
+from distill_dagster.jobs import ModelResult, TrainResult
+from distill_dagster.spec.distillation import DistillationSpec
+
+
+@dataclass(frozen=True)
+class CaptureCost:
+    """What capturing the teacher's distributions took, for a student that learnt from them."""
+
+    bytes_per_token: float | None
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class TrainedStudent:
+    """A trained student.
+
+    Attributes:
+        name, version: which.
+        objective, targets: what it was trained on.
+        origin: what it started from, in words.
+        training: what the worker said of its training, timings included.
+        capture: None where it learnt from texts alone.
+    """
+
+    name: str
+    version: str
+    objective: str
+    targets: str
+    origin: str
+    training: TrainResult
+    capture: CaptureCost | None = None
+
+
+@dataclass(frozen=True)
+class EvaluationInputs:
+    """All that an evaluation is made from.
+
+    Attributes:
+        distillation: its name in the project.
+        student: whose report it is.
+        companions: the distillation's other students, shown beside it.
+        spec: the declaration; `spec.students[student.name]` says how the student was trained.
+        spec_hash: hash of the declaration.
+        versions, models: what was evaluated.
+        rows_per_split: rows of the dataset in each split.
+        test: the dataset's test split (DATASET columns).
+        dropped: rows that curation kept out, of all splits (DROPPED columns).
+        generated: answers of students and base on the test split (GENERATED columns and `model`).
+        fidelity: teacher-forced agreement on the test split (FIDELITY columns and `model`); None with a hosted teacher.
+        results: what the worker said of each model, by system.
+        teacher_layers: layers of the model a pruned base was cut from, where known.
+        teacher_usd_per_1000_answers: what the provider charged, from its usage; None for a teacher on this machine.
+    """
+
+    distillation: str
+    student: TrainedStudent
+    companions: tuple[TrainedStudent, ...]
+    spec: DistillationSpec
+    spec_hash: str
+    versions: Versions
+    models: ModelNames
+    rows_per_split: dict[str, int]
+    test: pl.DataFrame
+    dropped: pl.DataFrame
+    generated: pl.DataFrame
+    fidelity: pl.DataFrame | None
+    results: Mapping[str, ModelResult]
+    teacher_layers: int | None = None
+    teacher_usd_per_1000_answers: float | None = None

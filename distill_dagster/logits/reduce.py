@@ -1,0 +1,161 @@
+"""Next-token logits reduced to sparse targets: the k most likely ids and the mass of all others, or random draws."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from distill_dagster.errors import LogitsError
+from distill_dagster.logits.sparse import Draws
+
+# Columns whose maximum stands for them all in the first pass of `largest`: the fastest of 16 to 256.
+BLOCK = 64
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """The k most likely ids at each position, as `sparse.TopK` describes them.
+
+    Attributes:
+        ids: [positions, k] int64, ascending.
+        log_probs: [positions, k].
+        log_tail, log_z: [positions, temperatures].
+        log_z_one: [positions].
+    """
+
+    ids: Tensor
+    log_probs: Tensor
+    log_tail: Tensor
+    log_z: Tensor
+    log_z_one: Tensor
+
+
+def top_k(logits: Tensor, k: int, temperatures: Sequence[float]) -> Reduced:
+    """Reduces logits to their k largest; destroys the logits.
+
+    The mass of the other ids is summed relative to the largest of them, so that it keeps its precision however small
+    it is, and the whole is the sum of the two parts: no mass is ever the difference of two others.
+
+    Args:
+        logits: [positions, vocabulary] float32.
+        k: ids to keep; all of a vocabulary that has fewer.
+        temperatures: those with a tail mass and a log Z of their own.
+    """
+    vocabulary = logits.shape[1]
+    k = min(k, vocabulary)
+    ids = largest(logits, min(k + 1, vocabulary))
+    values = logits.gather(1, ids)
+    if k < vocabulary:
+        ids, values, others_most = _without_least(ids, values)
+    else:
+        others_most = torch.full_like(values[:, :1], -torch.inf)
+    logits.scatter_(1, ids, -torch.inf)
+    logits.sub_(others_most.clamp(min=torch.finfo(logits.dtype).min))
+    others = {t: _log_sum(logits / t, others_most / t) for t in temperatures if t != 1.0}
+    others[1.0] = _log_sum(logits, others_most)
+    log_z = {t: torch.logaddexp(torch.logsumexp(values / t, -1), mass) for t, mass in others.items()}
+    return Reduced(
+        ids=ids,
+        log_probs=values - log_z[1.0][:, None],
+        log_tail=torch.stack([others[t] - log_z[t] for t in temperatures], 1),
+        log_z=torch.stack([log_z[t] for t in temperatures], 1),
+        log_z_one=log_z[1.0],
+    )
+
+
+def largest(values: Tensor, k: int) -> Tensor:
+    """Ids of the k largest values of each row, ascending: [rows, columns] → [rows, k]. Of equals the lowest ids win.
+
+    The k largest lie in the k blocks of neighbouring columns with the largest maxima: any other block is beaten by one
+    value of each of these. Only those blocks are searched, which takes half the time of searching every column.
+    """
+    rows, columns = values.shape
+    blocks = columns // BLOCK
+    if blocks <= 2 * k:
+        return largest_plain(values, k)
+    even = values[:, : blocks * BLOCK].view(rows, blocks, BLOCK)
+    chosen = largest_plain(even.amax(-1), k)
+    found = even.gather(1, chosen[:, :, None].expand(rows, k, BLOCK)).flatten(1)
+    rest = torch.arange(blocks * BLOCK, columns, device=values.device)  # fewer than one block, always searched
+    place = largest_plain(torch.cat([found, values[:, blocks * BLOCK :]], 1), k)
+    ids = (chosen[:, :, None] * BLOCK + torch.arange(BLOCK, device=values.device)).flatten(1)
+    return torch.cat([ids, rest.expand(rows, -1)], 1).gather(1, place)
+
+
+def largest_plain(values: Tensor, k: int) -> Tensor:
+    """The same as `largest`, searching every column."""
+    ordered = torch.topk(values, k, dim=-1).values
+    _refuse_nan(ordered[:, 0])  # where one would be first
+    least = ordered[:, -1:]
+    above, equal = values > least, values == least
+    room = k - above.sum(-1, keepdim=True, dtype=torch.int32)
+    chosen = above | (equal & (equal.cumsum(-1, dtype=torch.int32) <= room))
+    return chosen.nonzero()[:, 1].view(len(values), k)
+
+
+def uniforms(seed: int, request_key: str, ids_hash: str, shape: tuple[int, int, int]) -> npt.NDArray[np.float64]:
+    """Random numbers in [0, 1) that a sequence's draws are made from, its own whatever shares its batch.
+
+    Args:
+        shape: (draw sets, tokens, draws). Another number of sets leaves the first ones as they are.
+    """
+    named = hashlib.sha256(f"{seed}\n{request_key}\n{ids_hash}".encode()).digest()
+    return np.random.default_rng(int.from_bytes(named)).random(shape)
+
+
+def draw(logits: Tensor, chances: Tensor, temperature: float) -> Tensor:
+    """Draws ids from softmax(logits / temperature), with replacement, by inverting the cumulative distribution.
+
+    Args:
+        logits: [positions, vocabulary] float32; destroyed.
+        chances: [positions, draws] float64 in [0, 1).
+
+    Returns:
+        [positions, draws] int64, the id that each chance falls on.
+    """
+    logits.sub_(logits.amax(-1, keepdim=True)).div_(temperature).exp_()
+    # In float32, ids of less than 6e-8 would be lost in the sum.
+    mass = logits.cumsum(-1, dtype=torch.float64)
+    _refuse_nan(mass[:, -1])
+    return torch.searchsorted(mass, chances * mass[:, -1:], right=True).clamp_(max=logits.shape[1] - 1)
+
+
+def count_draws(ids: npt.NDArray[np.int64]) -> Draws:
+    """What was drawn for one sequence, counted: ids is [draw sets, tokens, draws]."""
+    ordered = np.sort(ids, axis=-1)
+    first = np.ones(ordered.shape, dtype=bool)
+    first[..., 1:] = ordered[..., 1:] != ordered[..., :-1]
+    starts = np.flatnonzero(first)
+    return Draws(
+        distinct=first.sum(-1, dtype=np.int32),
+        ids=ordered[first].astype(np.int32),
+        counts=np.diff(starts, append=first.size).astype(np.int32),
+        draws=ids.shape[-1],
+    )
+
+
+def _without_least(ids: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Splits [positions, k + 1] into the k largest and, [positions, 1], the least (of equals the highest id)."""
+    least = values.amin(-1, keepdim=True)
+    kept = torch.ones_like(ids, dtype=torch.bool)
+    last = ids.shape[1] - 1 - (values == least).flip(-1).int().argmax(-1, keepdim=True)
+    kept.scatter_(1, last, False)
+    shape = (len(ids), ids.shape[1] - 1)
+    return ids[kept].view(shape), values[kept].view(shape), least
+
+
+def _log_sum(shifted: Tensor, most: Tensor) -> Tensor:
+    """log Σ exp(z), [positions], of logits less their largest, `most` [positions, 1]; destroys them."""
+    return shifted.exp_().sum(-1).log_() + most[:, 0]
+
+
+def _refuse_nan(values: Tensor) -> None:
+    if values.isnan().any():
+        raise LogitsError(
+            "the teacher's logits are not numbers, which a narrow precision may cause; write another `teacher.dtype`, "
+            "such as bfloat16 or float32"
+        )

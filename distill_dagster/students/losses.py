@@ -1,0 +1,222 @@
+"""Distillation losses: how far a student's next-token distributions are from what is kept of a teacher's."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from distill_dagster.errors import StudentError
+from distill_dagster.students.chunked_loss import LossWeights, chunked_loss, token_losses
+from distill_dagster.students.divergences import (
+    Buckets,
+    Divergence,
+    Draws,
+    Reference,
+    Source,
+    Whole,
+    compare_whole,
+    finite_log_mass,
+)
+from distill_dagster.students.heads import Head, Projection
+
+__all__ = [
+    "DenseTargets",
+    "Divergence",
+    "DrawnTargets",
+    "Head",
+    "LossSettings",
+    "Targets",
+    "TopKTargets",
+    "divergence_loss",
+    "full_kl",
+    "sparse_kl",
+]
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """What is minimised: (1 - ce_weight) · T² · divergence at T + ce_weight · cross-entropy at temperature 1.
+
+    Attributes:
+        divergence: of the student from the teacher.
+        beta: of the generalised JSD, in (0, 1). Neither end is a KL divergence here: towards 0 the JSD goes to 0 as
+            beta · forward KL.
+        temperature: T, which divides both models' logits.
+        t_squared: whether the divergence is multiplied by T², which keeps its gradient about as large at every T.
+        ce_weight: share of the cross-entropy on the completion's own tokens, from 0 to 1.
+    """
+
+    divergence: Divergence = Divergence.FORWARD_KL
+    beta: float = 0.5
+    temperature: float = 1.0
+    t_squared: bool = True
+    ce_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.divergence is Divergence.JSD and not 0 < self.beta < 1:
+            raise StudentError(f"beta of the JSD is {self.beta}; write a number between 0 and 1, both excluded.")
+        if not self.temperature > 0:
+            raise StudentError(f"the loss's temperature is {self.temperature}; write a number above 0.")
+        if not 0 <= self.ce_weight <= 1:
+            raise StudentError(f"ce_weight is {self.ce_weight}; write a number from 0 to 1.")
+
+
+@dataclass(frozen=True)
+class TopKTargets:
+    """The teacher's most likely tokens and the mass of all others, at the training temperature.
+
+    Attributes:
+        ids: [tokens, k] int64, different within a token.
+        log_probs: [tokens, k], of the ids.
+        log_tail: [tokens], log of the mass of all other ids; -inf where there is none.
+    """
+
+    ids: Tensor
+    log_probs: Tensor
+    log_tail: Tensor
+
+    def normalised(self) -> "TopKTargets":
+        """The same with masses that add up to 1 again, whatever rounding they went through."""
+        log_p = torch.cat([self.log_probs, self.log_tail.unsqueeze(1)], dim=1).log_softmax(1)
+        return TopKTargets(self.ids, log_p[:, :-1], log_p[:, -1])
+
+
+@dataclass(frozen=True)
+class DrawnTargets:
+    """Ids drawn from the teacher's distribution at the training temperature.
+
+    Attributes:
+        ids: [tokens, m] int64.
+        weights: [tokens, m], how often each was drawn / number of draws; padding has weight 0 and id 0.
+    """
+
+    ids: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True)
+class DenseTargets:
+    """The teacher itself: its hidden states, [tokens, its hidden size], and its head."""
+
+    hidden: Tensor
+    head: Head
+
+
+Targets = TopKTargets | DrawnTargets | DenseTargets
+
+
+def divergence_loss(
+    hidden: Tensor, head: Head, targets: Targets, labels: Tensor, settings: LossSettings, *, scale: float = 1.0
+) -> Tensor:
+    """Sum of the loss over tokens, times `scale`; differentiable once, in `hidden` and the head's weight and bias.
+
+    With 1 / (number of tokens) as `scale`, and not as a factor outside, `backward` need not go over the gradients
+    again. Under autocast the products run in its precision, softmax and loss in float32. Drawn targets leave out the
+    constant Σ p log p, so that their loss is not 0 at q = p. Dense targets do not go through TRL's chunked divergence:
+    off a GPU it multiplies in float32 whatever autocast says, and it projects both models again for the gradient.
+
+    Args:
+        hidden: [tokens, hidden], from which the tokens are predicted.
+        head: the student's.
+        targets: the teacher at the same tokens. A dense teacher's vocabulary and the student's are cut to the shorter.
+        labels: [tokens] int64, the completion's own tokens.
+        settings: of the loss.
+        scale: factor of the loss.
+
+    Raises:
+        StudentError: drawn targets with another divergence than the forward KL.
+    """
+    if isinstance(targets, DrawnTargets) and settings.divergence is not Divergence.FORWARD_KL:
+        raise StudentError(
+            f"`{settings.divergence.value}` cannot be trained on drawn ids: draws from the teacher estimate without "
+            "bias only what is linear in its probabilities, and of the divergences only the forward KL's gradient is. "
+            "Write `forward_kl`, or capture the most likely ids instead of draws."
+        )
+    if not len(hidden) == _count(targets) == len(labels):
+        raise ValueError(f"{len(hidden)} hidden states, {_count(targets)} targets and {len(labels)} labels")
+    student = Projection.of(hidden, head, _vocabulary(head, targets))
+    weights = LossWeights(
+        temperature=settings.temperature,
+        divergence=scale * (1.0 - settings.ce_weight) * (settings.temperature**2 if settings.t_squared else 1.0),
+        cross_entropy=scale * settings.ce_weight,
+    )
+    return chunked_loss(hidden, head, student, _source(targets, student, settings), labels, weights)
+
+
+@torch.no_grad()
+def full_kl(hidden: Tensor, head: Head, teacher: DenseTargets) -> tuple[Tensor, Tensor]:
+    """Forward KL over the whole vocabulary, and whether both models' first choices agree.
+
+    Returns:
+        [tokens] float32, nats at temperature 1, and [tokens] bool.
+    """
+    vocabulary = _vocabulary(head, teacher)
+    student, model = Projection.of(hidden, head, vocabulary), Projection.of(teacher.hidden, teacher.head, vocabulary)
+    divergence = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+    agreement = torch.empty(len(hidden), dtype=torch.bool, device=hidden.device)
+    for tokens in student.chunks():
+        product, taught = student.product(tokens), model.product(tokens)
+        for rows in student.blocks(product):
+            q, p = student.logits(product[rows], 1.0)[0], model.logits(taught[rows], 1.0)[0]
+            first = q.argmax(1, keepdim=True)
+            agreement[tokens][rows] = first.squeeze(1) == p.argmax(1)
+            divergence[tokens][rows] = compare_whole(q, p, first, Divergence.FORWARD_KL, 0.0, None)[0]
+    return divergence, agreement
+
+
+@torch.no_grad()
+def sparse_kl(hidden: Tensor, head: Head, targets: TopKTargets) -> Tensor:
+    """Forward KL of the ids and their tail, [tokens] float32 in nats: a lower bound of the full one.
+
+    `targets` are at temperature 1 here, as the student is read.
+    """
+    student = Projection.of(hidden, head, head.vocabulary)
+    source = _buckets(targets, student, LossSettings(Divergence.FORWARD_KL))
+    weights = LossWeights(temperature=1.0, divergence=1.0, cross_entropy=0.0)
+    losses = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+    for tokens in student.chunks():
+        product, labels = student.product(tokens), targets.ids[tokens, :1]
+        losses[tokens] = token_losses(student, product, source.chunk(tokens), labels, weights, gradient=False)
+    return losses
+
+
+@dataclass(frozen=True)
+class _Teacher:
+    """A dense teacher as a source."""
+
+    projection: Projection
+    settings: LossSettings
+
+    def chunk(self, tokens: slice) -> Reference:
+        product, settings = self.projection.product(tokens), self.settings
+
+        def read(rows: slice) -> Tensor:
+            return self.projection.logits(product[rows], settings.temperature)[0]
+
+        return Whole(read, settings.divergence, settings.beta)
+
+
+def _source(targets: Targets, student: Projection, settings: LossSettings) -> Source:
+    if isinstance(targets, TopKTargets):
+        return _buckets(targets, student, settings)
+    if isinstance(targets, DrawnTargets):
+        return Draws(targets.ids, targets.weights.to(student.precise))
+    vocabulary = len(student.weight)
+    return _Teacher(Projection.of(targets.hidden, targets.head, vocabulary), settings)
+
+
+def _buckets(targets: TopKTargets, student: Projection, settings: LossSettings) -> Buckets:
+    if targets.ids.shape[1] >= len(student.weight):  # no id is left for a tail that rounding may have left over
+        targets = TopKTargets(targets.ids, targets.log_probs, torch.full_like(targets.log_tail, -math.inf))
+    whole = targets.normalised()
+    log_p = torch.cat([whole.log_probs, whole.log_tail.unsqueeze(1)], dim=1).to(student.precise)
+    return Buckets(targets.ids, finite_log_mass(log_p), settings.divergence, settings.beta)
+
+
+def _vocabulary(head: Head, targets: Targets) -> int:
+    return min(head.vocabulary, targets.head.vocabulary) if isinstance(targets, DenseTargets) else head.vocabulary
+
+
+def _count(targets: Targets) -> int:
+    return len(targets.hidden) if isinstance(targets, DenseTargets) else len(targets.ids)

@@ -1,0 +1,148 @@
+"""What a student minimises: one small class an objective, all with the same three methods."""
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from distill_dagster.logits.head_file import SavedHead
+from distill_dagster.logits.projection import negative_log_likelihood
+from distill_dagster.logits.targets_file import TargetsFile
+from distill_dagster.students.losses import (
+    DenseTargets,
+    DrawnTargets,
+    Head,
+    LossSettings,
+    TopKTargets,
+    divergence_loss,
+    full_kl,
+    sparse_kl,
+)
+
+Measure = Literal["nll", "full_kl", "sparse_kl", "cross_entropy"]
+
+
+class Objective(Protocol):
+    """A loss with what it needs.
+
+    Attributes:
+        measure: what `validate` measures.
+    """
+
+    measure: Measure
+
+    def targets(self, positions: Sequence[int], epoch: int) -> dict[str, Tensor]:
+        """Tensors beside the tokens, for training rows at these positions."""
+        ...
+
+    def loss(self, model: PreTrainedModel, hidden: Tensor, inputs: dict[str, Tensor], scale: float) -> Tensor:
+        """Summed loss of a batch, times `scale`; `hidden` is [targets, hidden]."""
+        ...
+
+    def validate(self, model: PreTrainedModel, hidden: Tensor, labels: Tensor, positions: Sequence[int]) -> Tensor:
+        """Summed measure of validation rows at these positions, without gradient."""
+        ...
+
+
+class CompletionObjective:
+    """Cross-entropy on completion tokens."""
+
+    measure: Measure = "nll"
+
+    def targets(self, positions: Sequence[int], epoch: int) -> dict[str, Tensor]:
+        """None: the labels are all it needs."""
+        return {}
+
+    def loss(self, model: PreTrainedModel, hidden: Tensor, inputs: dict[str, Tensor], scale: float) -> Tensor:
+        """Summed negative log-likelihood."""
+        return negative_log_likelihood(model, hidden, inputs["labels"]) * scale
+
+    def validate(self, model: PreTrainedModel, hidden: Tensor, labels: Tensor, positions: Sequence[int]) -> Tensor:
+        """Summed negative log-likelihood."""
+        return negative_log_likelihood(model, hidden, labels)
+
+
+class LogitObjective:
+    """Divergence from a teacher's captured distributions, mixed with cross-entropy where that is declared."""
+
+    def __init__(
+        self,
+        settings: LossSettings,
+        train: TargetsFile,
+        validation: TargetsFile,
+        kept: SavedHead | None,
+        vocabulary: int,
+    ) -> None:
+        """Args:
+        train, validation: the captured targets, in the order of the rows.
+        kept: the teacher's head; with it, validation rows with kept hidden states are measured over the whole
+            vocabulary.
+        vocabulary: ids below it are tokens.
+        """
+        self._settings = settings
+        self._train = train
+        self._validation = validation
+        self._kept = kept
+        self._vocabulary = vocabulary
+        sparse: Measure = "sparse_kl" if validation.identity.method == "topk" else "cross_entropy"
+        self.measure: Measure = sparse if kept is None else "full_kl"
+
+    def targets(self, positions: Sequence[int], epoch: int) -> dict[str, Tensor]:
+        """`ids` [targets, k] with `log_probs` and `log_tail`, or with `weights`."""
+        if self._train.identity.method == "topk":
+            return _topk(self._train, positions)
+        return _draws(self._train, positions, epoch % (self._train.identity.draw_sets or 1))
+
+    def loss(self, model: PreTrainedModel, hidden: Tensor, inputs: dict[str, Tensor], scale: float) -> Tensor:
+        """Summed divergence."""
+        head = Head.of(model, self._vocabulary)
+        targets: TopKTargets | DrawnTargets
+        if "weights" in inputs:
+            targets = DrawnTargets(inputs["ids"], inputs["weights"])
+        else:
+            targets = TopKTargets(inputs["ids"], inputs["log_probs"], inputs["log_tail"])
+        return divergence_loss(hidden, head, targets, inputs["labels"], self._settings, scale=scale)
+
+    def validate(self, model: PreTrainedModel, hidden: Tensor, labels: Tensor, positions: Sequence[int]) -> Tensor:
+        """Summed forward KL: of the full distributions, or what sparse ones allow.
+
+        That is a lower bound with the k most likely tokens, the cross-entropy with drawn ones.
+        """
+        head = Head.of(model, self._vocabulary)
+        if self._kept is not None:
+            return full_kl(hidden, head, self._full(positions, hidden.device))[0].sum()
+        if self._validation.identity.method == "sample":
+            drawn = {name: tensor.to(hidden.device) for name, tensor in _draws(self._validation, positions, 0).items()}
+            return divergence_loss(hidden, head, DrawnTargets(drawn["ids"], drawn["weights"]), labels, self._settings)
+        sparse = {name: tensor.to(hidden.device) for name, tensor in _topk(self._validation, positions).items()}
+        return sparse_kl(hidden, head, TopKTargets(sparse["ids"], sparse["log_probs"], sparse["log_tail"])).sum()
+
+    def _full(self, positions: Sequence[int], device: torch.device) -> DenseTargets:
+        """The teacher's whole distributions, from its kept hidden states and its head."""
+        assert self._kept is not None
+        parts = [self._kept.hidden(self._validation.hidden(position) or b"") for position in positions]
+        kept = self._kept
+        bias = None if kept.bias is None else kept.bias.to(device)
+        head = Head(kept.weight.to(device), bias, kept.scale, kept.softcap, kept.vocabulary)
+        return DenseTargets(torch.cat(parts).to(device), head)
+
+
+def _topk(file: TargetsFile, positions: Sequence[int]) -> dict[str, Tensor]:
+    parts = [file.topk(position) for position in positions]
+    ids, log_probs, log_tail = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return {
+        "ids": torch.from_numpy(ids.astype(np.int64)),
+        "log_probs": torch.from_numpy(log_probs.astype(np.float32)),
+        "log_tail": torch.from_numpy(log_tail.astype(np.float32)),
+    }
+
+
+def _draws(file: TargetsFile, positions: Sequence[int], draw_set: int) -> dict[str, Tensor]:
+    parts = [file.draws(position, draw_set) for position in positions]
+    width = max(ids.shape[1] for ids, _ in parts)
+    ids = np.concatenate([np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part, _ in parts])
+    weights = np.concatenate([np.pad(part, ((0, 0), (0, width - part.shape[1]))) for _, part in parts])
+    return {"ids": torch.from_numpy(ids.astype(np.int64)), "weights": torch.from_numpy(weights.astype(np.float32))}
