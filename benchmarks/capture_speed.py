@@ -1,12 +1,13 @@
 """Completion tokens a second of capturing logits, against a plain teacher forward over the same batches.
 
-    python benchmarks/capture_speed.py [--rounds 5] [--rows 0] [--threads 2] [--dtype bfloat16]
+    python benchmarks/capture_speed.py [--rounds 5] [--rows 120] [--threads 2] [--dtype bfloat16]
 
 The demo's teacher reads the demo's prompts, few-shot examples included, with the human references as completions.
-`plain` is a forward pass with an attention mask and logits at the completion positions alone, in chunks, whose argmax is
-taken and nothing is kept. `capture` and `capture, apart` are `run_capture` to the last shard on disk, reading what all
-prompts begin with once, and with every row. Each run is a process of its own, in turn; loading the model and encoding
-are nobody's time, and all have read one batch before the clock starts. Medians with ranges; ratios are of one round.
+`plain` is a forward pass over the same batches, padded on the right, with an attention mask and logits at the
+completion positions alone, in chunks; their argmax is taken and nothing is kept. `capture` and `capture, apart` are
+`run_capture` to the last shard on disk; what all prompts begin with is read once by the one and with every row by the
+other. Each run is a process of its own, in turn. Loading the model and encoding are nobody's time, and each has read
+some rows before the clock starts. Medians with ranges; ratios are those within a round.
 """
 
 import argparse
@@ -26,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 MODEL = ROOT / ".models" / "smollm2-135m-instruct"
 BATCH_TOKENS = 8192
 K = 32
+WARM_UP_ROWS = 8
 
 
 def write_rows(path: Path, count: int) -> None:
@@ -53,7 +55,7 @@ def write_rows(path: Path, count: int) -> None:
 
 def capture_job(sequences: Path, out: Path, dtype: str) -> Any:
     from distill_dagster.jobs import CaptureJob, ModelRef
-    from distill_dagster.logits.identity import CaptureIdentity
+    from distill_dagster.lineage.capture_identity import CaptureIdentity
 
     out.mkdir(parents=True, exist_ok=True)
     return CaptureJob(
@@ -94,7 +96,7 @@ def plain(sequences: Path, _folder: Path, dtype: str) -> dict[str, float]:
         return len(hidden)
 
     with torch.inference_mode():
-        read(next(iter(queue.batches(BATCH_TOKENS))))
+        read(next(iter(queue.batches(BATCH_TOKENS)))[:WARM_UP_ROWS])
         began = time.perf_counter()
         tokens = sum(read(items) for items in queue.batches(BATCH_TOKENS))
         seconds = time.perf_counter() - began
@@ -102,16 +104,14 @@ def plain(sequences: Path, _folder: Path, dtype: str) -> dict[str, float]:
 
 
 def capture(sequences: Path, folder: Path, dtype: str, *, share: bool = True) -> dict[str, float]:
-    """`run_capture`, after a first batch of its own."""
+    """`run_capture`, after one over a few of the rows."""
     import polars as pl
 
     from distill_dagster.logits.capture import run_capture
     from distill_dagster.progress_file import ProgressWriter
 
     first = folder / "first.parquet"
-    rows = pl.read_parquet(sequences)
-    longest = rows["messages"].str.len_bytes().arg_sort(descending=True).head(BATCH_TOKENS // 512)
-    rows[longest].write_parquet(first)
+    pl.read_parquet(sequences).head(WARM_UP_ROWS).write_parquet(first)
     for source, name in ((first, "first"), (sequences, "all")):
         job = capture_job(source, folder / name, dtype)
         result = run_capture(job, ProgressWriter(job.out / "progress.jsonl"), share=share)
@@ -140,7 +140,7 @@ def _range(values: list[float], digits: int = 0) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--rows", type=int, default=0, help="0: all of the demo's")
+    parser.add_argument("--rows", type=int, default=120, help="0: all of the demo's")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     parser.add_argument("--contestant", choices=list(CONTESTANTS), help=argparse.SUPPRESS)
@@ -160,7 +160,9 @@ def main() -> None:
                 seen[name].append(_measure(name, options, sequences))
     print(f"{options.dtype}, {options.threads} threads, {options.rounds} rounds")
     for name, runs in seen.items():
-        ratios = [run["tokens_per_second"] / base["tokens_per_second"] for run, base in zip(runs, seen["plain"])]
+        ratios = [
+            run["tokens_per_second"] / base["tokens_per_second"] for run, base in zip(runs, seen["plain"], strict=True)
+        ]
         speed = _range([run["tokens_per_second"] for run in runs])
         memory = _range([run["peak_memory_bytes"] / 1e9 for run in runs], 2)
         print(f"{name:15} {speed} completion tokens/s, {_range(ratios, 2)} x plain, peak {memory} GB")

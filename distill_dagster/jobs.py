@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from distill_dagster.logits.identity import CaptureIdentity
+from distill_dagster.lineage.capture_identity import CaptureIdentity
 from distill_dagster.spec.students import LoraSpec
 from distill_dagster.spec.teacher import Dtype
 

@@ -18,9 +18,9 @@ import torch
 
 from benchmarks.training_rivals.setting import TEACHER, THREADS, TOP_K
 from distill_dagster.jobs import CaptureJob, ModelRef
+from distill_dagster.lineage.capture_identity import CaptureIdentity
 from distill_dagster.lineage.model_digest import digest_model
 from distill_dagster.logits.capture import run_capture
-from distill_dagster.logits.identity import CaptureIdentity
 from distill_dagster.logits.shards import read_keys
 from distill_dagster.progress_file import ProgressWriter
 

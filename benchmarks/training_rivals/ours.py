@@ -11,7 +11,7 @@ from trl.trainer.sft_config import SFTConfig
 
 from benchmarks.training_rivals.loop import FixedBatches, load_student, settings_of_all, train_and_report
 from benchmarks.training_rivals.setting import Setting
-from distill_dagster.logits.identity import CaptureIdentity
+from distill_dagster.lineage.capture_identity import CaptureIdentity
 from distill_dagster.logits.targets_file import build_targets_file
 from distill_dagster.students.completion_trainer import CompletionTrainer
 from distill_dagster.students.learning import Learning

@@ -51,7 +51,7 @@ def metric_plot_png(report: EvaluationReport) -> bytes:
     for ax, (title, measures) in zip(axes, panels, strict=True):
         _panel(ax, title, measures, systems)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(systems), 4), frameon=False, fontsize=9)
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(systems), 5), frameon=False, fontsize=9)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
@@ -95,7 +95,7 @@ def _style(system: str, systems: Sequence[str]) -> tuple[str, str]:
     """Colour and marker."""
     if companion_name(system) is None:
         return _STYLES[System(system)]
-    return _COMPANION_STYLES[systems.index(system) % len(_COMPANION_STYLES)]
+    return _COMPANION_STYLES[(systems.index(system) - 2) % len(_COMPANION_STYLES)]  # after teacher and student
 
 
 def _panel(ax: "Axes", title: str, measures: list[Measure], systems: Sequence[str]) -> None:

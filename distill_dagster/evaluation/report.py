@@ -40,13 +40,10 @@ def render_html(report: EvaluationReport, predictions: pl.DataFrame, measurement
     text_measures = [measure for measure in report.fidelity if measure.name in METRICS]
     quality_plot = interval_plot(report.quality, "Text metrics against the human references")
     samples, companions = report.samples, report.companions
-    learners = [System.STUDENT, *companions, System.BASE]
     source = _template().render(
         report=report,
         answering=answering(companions),
-        learners=learners,
-        compared=[(System.STUDENT, other) for other in (System.BASE, System.TEACHER, *companions)],
-        compared_learners=[(System.STUDENT, other) for other in (System.BASE, *companions)],
+        student_pairs=[(System.STUDENT, other) for other in companions],
         facts=student_facts(report, measurements["training"], measurements["capture"]),
         cards=cards(report, measurements["prediction"]),
         measurements=measurements,

@@ -9,9 +9,9 @@ import polars as pl
 from distill_dagster.errors import LogitsError
 from distill_dagster.jobs import RESULT_FILE
 from distill_dagster.lineage.builds import BuildRecord, Builds, build_key
+from distill_dagster.lineage.capture_identity import CaptureIdentity
 from distill_dagster.logits.capturing import SEQUENCES_FILE, capture_job, take_over, write_sequences
 from distill_dagster.logits.declared import capture_identity
-from distill_dagster.logits.identity import CaptureIdentity
 from distill_dagster.logits.index import Index, index_path, missing_rows, read_index, write_index
 from distill_dagster.logits.places import Places
 from distill_dagster.logits.shards import read_info, shards_folder

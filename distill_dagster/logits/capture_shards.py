@@ -56,13 +56,13 @@ class CaptureShards:
         self._tokens += sequence.tokens
         self._read_tokens += prompt_tokens + sequence.tokens
         if len(self._waiting) == SHARD_SEQUENCES or self._waiting_bytes >= SHARD_BYTES:
-            self._write()
+            self.save()
         if monotonic() - self._reported >= _REPORT_S:
             self._report()
 
     def finish(self) -> dict[str, Any]:
         """Writes what is left; returns counts and measurements for result.json."""
-        self._write()
+        self.save()
         self._report()
         seconds = monotonic() - self._began
         return {
@@ -79,7 +79,8 @@ class CaptureShards:
             },
         }
 
-    def _write(self) -> None:
+    def save(self) -> None:
+        """Writes what is not in a shard yet."""
         if not self._waiting:
             return
         path = self._job.out / f"logits-{next(self._numbers):05d}.parquet"

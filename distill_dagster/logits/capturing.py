@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 
 from distill_dagster.errors import LogitsError
 from distill_dagster.jobs import CaptureJob, LogprobServer, ModelRef
+from distill_dagster.lineage.capture_identity import CaptureIdentity
 from distill_dagster.lineage.hashing import digest
 from distill_dagster.lineage.model_folder import find_model
-from distill_dagster.logits.identity import CaptureIdentity
 from distill_dagster.logits.shards import check_identity, read_keys
 from distill_dagster.project import Distillation
 from distill_dagster.storage import publish_file, write_file

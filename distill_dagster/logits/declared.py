@@ -2,10 +2,10 @@
 
 import math
 
+from distill_dagster.lineage.capture_identity import CaptureIdentity
 from distill_dagster.lineage.hashing import digest
 from distill_dagster.lineage.model_digest import digest_model, digest_tokenizer
 from distill_dagster.lineage.model_folder import find_model
-from distill_dagster.logits.identity import CaptureIdentity
 from distill_dagster.project import Distillation
 
 

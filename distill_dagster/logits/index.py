@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from polars.datatypes import DataType, DataTypeClass
 
 from distill_dagster.errors import LogitsError
+from distill_dagster.lineage.capture_identity import CaptureIdentity
 from distill_dagster.lineage.hashing import VERSION_HEX_CHARS, digest, frame_version
-from distill_dagster.logits.identity import CaptureIdentity
 from distill_dagster.logits.shards import capture_metadata, is_whole, read_capture_metadata
 from distill_dagster.storage import write_file
 

@@ -6,10 +6,10 @@ import polars as pl
 
 from distill_dagster.errors import LogitsError
 from distill_dagster.lineage.builds import Builds
+from distill_dagster.lineage.capture_identity import CaptureIdentity
 from distill_dagster.lineage.hashing import digest, frame_version
 from distill_dagster.logits.build import ASSET, logits_current, read_logits_index
 from distill_dagster.logits.declared import capture_identity
-from distill_dagster.logits.identity import CaptureIdentity
 from distill_dagster.project import Distillation
 from distill_dagster.storage import read_current, read_json, write_json
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from distill_dagster.errors import LogitsError
-from distill_dagster.logits.identity import CaptureIdentity
+from distill_dagster.lineage.capture_identity import CaptureIdentity
 from distill_dagster.logits.sparse import Draws, Floats, Ids, Sequence, TopK
 
 KEY_COLUMNS = ("request_key", "ids_hash", "tokens", "has_hidden")

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from distill_dagster.lineage.capture_identity import CaptureIdentity
 from distill_dagster.logits.capture_queue import Item
-from distill_dagster.logits.identity import CaptureIdentity
 from distill_dagster.logits.reduce import Reduced, count_draws, draw, top_k, uniforms
 from distill_dagster.logits.sparse import Draws, TopK
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distill_dagster.errors import LogitsError
-from distill_dagster.logits.identity import CaptureIdentity
+from distill_dagster.lineage.capture_identity import CaptureIdentity
 from distill_dagster.logits.packing import KEY_COLUMNS, columns, pack, size_bytes, unpack
 from distill_dagster.logits.sparse import Sequence
 from distill_dagster.storage import write_file

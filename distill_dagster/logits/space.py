@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from distill_dagster.errors import LogitsError
-from distill_dagster.logits.identity import CaptureIdentity
+from distill_dagster.lineage.capture_identity import CaptureIdentity
 
 ID_BYTES, VALUE_BYTES, TAIL_BYTES, LOG_Z_BYTES = 2, 2, 2, 4
 WIDE_VOCABULARY = 65_536

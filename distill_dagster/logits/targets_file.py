@@ -12,8 +12,8 @@ import numpy.typing as npt
 import polars as pl
 
 from distill_dagster.errors import LogitsError, StorageError
+from distill_dagster.lineage.capture_identity import CaptureIdentity
 from distill_dagster.lineage.hashing import digest, frame_version
-from distill_dagster.logits.identity import CaptureIdentity
 from distill_dagster.logits.packing import kept_ids, tail_to_half, to_half
 from distill_dagster.logits.shards import read_sequences
 from distill_dagster.logits.sparse import Draws, Floats, Sequence, TopK

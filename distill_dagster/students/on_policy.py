@@ -12,6 +12,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.distillation_config import DistillationConfig
 from trl.trainer.distillation_trainer import DistillationTrainer
+from trl.trainer.utils import RepeatSampler
 
 from distill_dagster.errors import StudentError
 from distill_dagster.jobs import ModelRef, TrainJob
@@ -21,6 +22,14 @@ from distill_dagster.teachers.local.chat_model import load_model, stop_ids
 
 # TRL's weight of the teacher in the mixture: at its ends the divergence is one of the two KLs
 _BETAS = {"forward_kl": 0.0, "reverse_kl": 1.0}
+
+
+class PromptOrder(RepeatSampler):
+    """TRL's order of prompts, made to depend on seed and epoch alone, so that a resumed epoch goes on in its own."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the training loop before each epoch."""
+        self.generator.manual_seed(cast(int, self.seed) * 1_000_003 + epoch)
 
 
 class OnPolicyTrainer(DistillationTrainer):
@@ -58,6 +67,18 @@ class OnPolicyTrainer(DistillationTrainer):
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Writes none: the student's own card is made when it is published."""
+
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> PromptOrder:
+        """Every batch of prompts is answered once, and read again for each step of the accumulation window."""
+        rows = cast(Dataset, self.train_dataset if dataset is None else dataset)
+        args, devices = self.args, self.accelerator.num_processes
+        return PromptOrder(
+            rows,
+            mini_repeat_count=1,
+            batch_size=args.per_device_train_batch_size * devices * args.gradient_accumulation_steps,
+            repeat_count=args.gradient_accumulation_steps,
+            seed=args.seed,
+        )
 
     def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple[list[list[int]], None, dict[str, Any]]:
         """Token ids, images and other inputs of a batch's prompts."""

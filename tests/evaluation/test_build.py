@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import polars as pl
 import pytest
 
 from distill_dagster.dataset.build import build_dataset
@@ -234,15 +233,6 @@ def test_answers_side_by_side_have_a_column_for_each_model(bench: Bench) -> None
 
     assert table.columns == ["text", "Teacher", "Student", "second", "Base"]
     assert (len(table), table["text"].is_in(list(LESSONS)).all()) == (3, True)
-
-
-def test_predictions_keep_the_companions_answers(bench: Bench) -> None:
-    bench.train("first")
-    bench.train("second")
-
-    rows = pl.read_parquet(bench.evaluate("first").folder / "predictions.parquet")
-
-    assert dict(rows["model"].value_counts().iter_rows())["student/second"] == 3
 
 
 def test_an_untrained_student_cannot_be_evaluated(bench: Bench) -> None:

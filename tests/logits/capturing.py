@@ -8,7 +8,7 @@ import polars as pl
 import torch
 
 from distill_dagster.jobs import CaptureJob, ModelRef
-from distill_dagster.logits.identity import CaptureIdentity
+from distill_dagster.lineage.capture_identity import CaptureIdentity
 from distill_dagster.logits.shards import read_sequences
 from distill_dagster.logits.sparse import Sequence, ids_hash
 from distill_dagster.progress_file import ProgressWriter

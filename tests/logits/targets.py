@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from distill_dagster.logits.identity import CaptureIdentity
+from distill_dagster.lineage.capture_identity import CaptureIdentity
 from distill_dagster.logits.index import Index
 from distill_dagster.logits.shards import read_keys
 from distill_dagster.logits.sparse import Draws, Sequence, TopK, ids_hash

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from distill_dagster.errors import LogitsError
-from distill_dagster.jobs import CaptureJob
+from distill_dagster.jobs import CaptureJob, ModelRef
 from distill_dagster.logits import capture, capture_shards
 from distill_dagster.logits.capture import run_capture
 from distill_dagster.logits.head_file import load_head
+from distill_dagster.worker_process import launch_subprocess, run_job
 from tests.logits.capturing import (
     SAMPLE,
     TOP_K,
@@ -210,3 +211,29 @@ def test_too_little_memory_says_what_to_lower(chat, job_of, monkeypatch):
     monkeypatch.setattr(capture, "hidden_before", no_memory)
     with pytest.raises(LogitsError, match=r"out of memory with . sequences .* lower logits\.batch_tokens \(400 now\)"):
         run(job_of(sequence_rows(chat)))
+
+
+def test_rows_of_the_head_that_are_no_tokens_have_no_mass(chat, tiny_model, job_of, tmp_path):
+    padded = load_tiny(tiny_model).model
+    padded.resize_token_embeddings(len(chat.tokenizer) + 16, mean_resizing=False)
+    with torch.no_grad():
+        padded.get_output_embeddings().weight[-16:] = 10.0
+    padded.save_pretrained(tmp_path / "padded")
+    chat.tokenizer.save_pretrained(tmp_path / "padded")
+    rows = sequence_rows(chat, 3, keep_hidden=lambda _number: True)
+    whole = job_of(rows, "whole")
+    job = job_of(rows).model_copy(update={"model": ModelRef(source=str(tmp_path / "padded"))})
+
+    run(whole)
+    run(job)
+
+    one, other = captured(whole), captured(job)
+    assert all(same_targets(one[key], other[key]) for key in one)
+    assert load_head(job.out).vocabulary == len(chat.tokenizer)
+
+
+def test_the_worker_does_the_job(chat, job_of):
+    job = job_of(sequence_rows(chat, 2))
+    run_job(job, launch_subprocess)
+    assert captured(job).keys() == {"key0", "key1"}
+    assert json.loads((job.out / "result.json").read_text())["sequences"] == 2

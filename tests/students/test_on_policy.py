@@ -1,5 +1,6 @@
 """Training on the student's own answers: it moves towards the teacher, and refuses a teacher of other tokens."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -66,8 +67,22 @@ def test_two_steps_change_the_student(tiny_model: Path, dataset: Path, tmp_path:
     assert not torch.equal(before["model.layers.0.mlp.up_proj.weight"], after["model.layers.0.mlp.up_proj.weight"])
 
 
-def test_the_student_comes_closer_to_its_teacher(tiny_model: Path, dataset: Path, tmp_path: Path):
-    job = on_policy_job(tiny_model, dataset, tmp_path / "out", max_steps=None, epochs=20, learning_rate=1e-2)
+def test_a_training_resumed_within_an_epoch_goes_on_as_it_would_have(tiny_model: Path, dataset: Path, tmp_path: Path):
+    job = on_policy_job(tiny_model, dataset, tmp_path / "out", max_steps=6, checkpoint_steps=2)
+    whole = train(job)
+    work = job.out / "checkpoints" / "seed-17"
+    (work / "done.json").unlink()
+    shutil.rmtree(work / "checkpoint-6")
+
+    resumed = train(job)
+
+    assert resumed.loss_curve == whole.loss_curve
+    assert resumed.tokens_trained == whole.tokens_trained
+
+
+@pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "jsd"])
+def test_the_student_comes_closer_to_its_teacher(tiny_model: Path, dataset: Path, tmp_path: Path, divergence: str):
+    job = on_policy_job(tiny_model, dataset, tmp_path / "out", divergence=divergence, max_steps=None, epochs=10)
 
     curve = [loss for _, loss in train(job).validation_curve]
 
