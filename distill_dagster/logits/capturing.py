@@ -85,9 +85,10 @@ def take_over(work: Path, shards: Path, identity: CaptureIdentity) -> int:
     """
     shards.mkdir(parents=True, exist_ok=True)
     finished = sorted(work.glob("logits-*.parquet"))
-    if finished and all((work / name).is_file() for name in HEAD_FILES):
+    if finished and not all((shards / name).is_file() for name in HEAD_FILES):
         for name in HEAD_FILES:
-            publish_file(work / name, shards / name)
+            if (work / name).is_file():
+                publish_file(work / name, shards / name)
     for path in finished:
         try:
             check_identity(path, identity)

@@ -12,8 +12,8 @@ from distill_dagster.errors import StudentError
 from distill_dagster.logits.projection import chunks
 
 CHUNK_TOKENS = 256
-# 1 MiB in float32 stays in a CPU's cache; elsewhere the number of launches counts
-BLOCK_LOGITS_CPU, BLOCK_LOGITS = 1 << 18, 1 << 24
+# 2 MiB in float32 stay in a CPU's cache; elsewhere the number of launches counts
+BLOCK_LOGITS_CPU, BLOCK_LOGITS = 1 << 19, 1 << 24
 
 
 @dataclass(frozen=True)

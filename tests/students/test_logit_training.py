@@ -72,7 +72,6 @@ def test_a_student_comes_closer_to_its_teacher_and_knows_by_how_much(tiny_model:
         {"divergence": "jsd", "beta": 0.3},
         {"temperature": 2.0},
         {"temperature": 2.0, "t_squared": False},
-        {"ce_weight": 0.1},
         {"batch_tokens": 300},
         {"identity": SAMPLE},
         {"lora": {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": None}, "learning_rate": 3e-2},
@@ -89,6 +88,17 @@ def test_every_way_of_training_brings_them_closer(
 
     before, after = (full_kl(tiny_model, folder, job.dataset) for folder in (student, job.out / "student"))
     assert after < 0.8 * before
+
+
+def test_cross_entropy_is_mixed_in_by_its_weight(tiny_model: Path, student: Path, tmp_path: Path):
+    job = logit_job(tiny_model, tmp_path, student=student, max_steps=1)
+    losses = [
+        train(job.model_copy(update={"ce_weight": weight, "out": tmp_path / str(weight)})).train_loss
+        for weight in (0.0, 0.4, 0.8)
+    ]
+
+    assert losses[2] > 2 * losses[0], "the made-up answers are not what the teacher would have said"
+    assert losses[1] == pytest.approx((losses[0] + losses[2]) / 2, rel=1e-4)
 
 
 def test_without_kept_hidden_states_validation_is_a_lower_bound(tiny_model: Path, student: Path, tmp_path: Path):
