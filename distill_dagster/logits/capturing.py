@@ -15,9 +15,10 @@ from distill_dagster.lineage.hashing import digest
 from distill_dagster.lineage.model_folder import find_model
 from distill_dagster.logits.shards import check_identity, read_keys
 from distill_dagster.project import Distillation
-from distill_dagster.storage import publish_file, write_file
+from distill_dagster.storage import publish_file, read_json, write_file, write_json
 
 SEQUENCES_FILE = "sequences.parquet"
+MEASUREMENTS_FILE = "measurements.json"
 HEAD_FILES = ("head.safetensors", "head.json")
 SEQUENCES_SCHEMA = pa.schema(
     {
@@ -75,6 +76,17 @@ def capture_job(distillation: Distillation, identity: CaptureIdentity, work: Pat
         sequences=work / SEQUENCES_FILE,
         out=work,
     )
+
+
+def add_measurements(shards: Path, seconds: float) -> None:
+    """Adds to the time that all captures into a folder took."""
+    write_json(shards / MEASUREMENTS_FILE, {"seconds": captured_seconds(shards) + seconds})
+
+
+def captured_seconds(shards: Path) -> float:
+    """What all captures into a folder took together."""
+    path = shards / MEASUREMENTS_FILE
+    return float(read_json(path)["seconds"]) if path.is_file() else 0.0
 
 
 def take_over(work: Path, shards: Path, identity: CaptureIdentity) -> int:

@@ -12,6 +12,7 @@ from distill_dagster.lineage.builds import BuildRecord, Builds, build_key
 from distill_dagster.lineage.manifests import Manifest, read_manifest, spec_hash, write_manifest
 from distill_dagster.lineage.model_digest import digest_model
 from distill_dagster.lineage.model_folder import find_model
+from distill_dagster.logits.capturing import captured_seconds
 from distill_dagster.logits.declared import capture_identity
 from distill_dagster.logits.of_dataset import (
     captured_bytes_per_token,
@@ -235,7 +236,9 @@ def _capture(distillation: Distillation) -> dict[str, Any]:
     """What the student's targets are, for its manifest."""
     identity = capture_identity(distillation)
     kept = identity.model_dump(mode="json", exclude_none=True)
-    return kept | {"bytes_per_token": captured_bytes_per_token(distillation)}
+    shards = shards_folder(distillation.files.root, identity)
+    measured = {"bytes_per_token": captured_bytes_per_token(distillation), "seconds": captured_seconds(shards)}
+    return kept | measured
 
 
 def _not_ready(distillation: Distillation, name: str) -> StudentError | LogitsError:

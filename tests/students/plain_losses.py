@@ -1,0 +1,184 @@
+"""The losses once more, in float64, over the whole vocabulary and by autograd: what the chunked ones must equal."""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from distill_dagster.students.losses import (
+    DenseTargets,
+    Divergence,
+    DrawnTargets,
+    Head,
+    LossSettings,
+    TopKTargets,
+    divergence_loss,
+)
+
+SMALLEST_LOG_MASS = math.log(2.0**-149)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A student, a teacher and settings; `seed` decides the numbers."""
+
+    seed: int = 0
+    tokens: int = 5
+    hidden: int = 6
+    vocabulary: int = 20
+    padding: int = 0
+    bias: bool = False
+    scale: float = 1.0
+    softcap: float | None = None
+    spread: float = 1.0
+    settings: LossSettings = LossSettings()
+
+
+def cases(**fixed) -> st.SearchStrategy[Case]:
+    """Small cases of any shape; `fixed` are settings of the loss that do not vary."""
+    settings = {
+        "divergence": st.sampled_from(Divergence),
+        "beta": st.floats(0.05, 0.95),
+        "temperature": st.sampled_from([1.0, 0.7, 2.0, 4.0]),
+        "t_squared": st.booleans(),
+        "ce_weight": st.sampled_from([0.0, 0.3, 1.0]),
+    }
+    return st.builds(
+        Case,
+        seed=st.integers(0, 10_000),
+        tokens=st.integers(0, 12),
+        hidden=st.integers(1, 16),
+        vocabulary=st.integers(2, 60),
+        padding=st.integers(0, 4),
+        bias=st.booleans(),
+        scale=st.sampled_from([1.0, 0.25, 3.0]),
+        softcap=st.sampled_from([None, 5.0, 30.0]),
+        spread=st.sampled_from([0.1, 1.0, 3.0]),
+        settings=st.builds(LossSettings, **{**settings, **{name: st.just(value) for name, value in fixed.items()}}),
+    )
+
+
+def make_head(case: Case, seed: int, hidden: int | None = None, dtype: torch.dtype = torch.float32) -> Head:
+    """A head whose parameters want gradients."""
+    generator = torch.Generator().manual_seed(seed)
+    rows, size = case.vocabulary + case.padding, hidden or case.hidden
+    weight = torch.randn(rows, size, generator=generator) * case.spread / math.sqrt(size)
+    bias = torch.randn(rows, generator=generator) if case.bias else None
+    return Head(
+        weight.to(dtype).requires_grad_(),
+        None if bias is None else bias.to(dtype).requires_grad_(),
+        case.scale,
+        case.softcap,
+        case.vocabulary,
+    )
+
+
+def make_hidden(case: Case, seed: int, hidden: int | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+    """[tokens, hidden], wanting a gradient."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(case.tokens, hidden or case.hidden, generator=generator).to(dtype).requires_grad_()
+
+
+def make_labels(case: Case) -> Tensor:
+    return torch.randint(case.vocabulary, (case.tokens,), generator=torch.Generator().manual_seed(case.seed + 1))
+
+
+def teacher_log_probs(case: Case) -> Tensor:
+    """[tokens, vocabulary] float64, at the training temperature."""
+    generator = torch.Generator().manual_seed(case.seed + 2)
+    logits = torch.randn(case.tokens, case.vocabulary, generator=generator, dtype=torch.float64)
+    return (2 * logits / case.settings.temperature).log_softmax(1)
+
+
+def top_k(log_p: Tensor, k: int) -> TopKTargets:
+    """What a capture keeps of a distribution, in float32."""
+    log_probs, ids = log_p.topk(min(k, log_p.shape[1]), dim=1)
+    tail = log_p.scatter(1, ids, -torch.inf).logsumexp(1)
+    return TopKTargets(ids, log_probs.float(), tail.float())
+
+
+def draws(log_p: Tensor, m: int, seed: int) -> DrawnTargets:
+    """`m` ids drawn from each distribution, every draw a column of its own, and two columns of padding."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.multinomial(log_p.exp(), m, replacement=True, generator=generator)
+    padding = torch.zeros(len(ids), 2, dtype=torch.long)
+    weights = torch.cat([torch.full(ids.shape, 1 / m), padding.float()], dim=1)
+    return DrawnTargets(torch.cat([ids, padding], dim=1), weights)
+
+
+def logits_of(hidden: Tensor, head: Head, vocabulary: int) -> Tensor:
+    logits = hidden @ head.weight.T
+    if head.bias is not None:
+        logits = logits + head.bias
+    logits = logits[:, :vocabulary] * head.scale
+    return logits if head.softcap is None else torch.tanh(logits / head.softcap) * head.softcap
+
+
+def divergence_of(log_p: Tensor, log_q: Tensor, settings: LossSettings) -> Tensor:
+    """Divergence of each row, from the definitions."""
+    p, q, beta = log_p.exp(), log_q.exp(), settings.beta
+    if settings.divergence is Divergence.FORWARD_KL:
+        return (p * (log_p - log_q)).sum(1)
+    if settings.divergence is Divergence.REVERSE_KL:
+        return (q * (log_q - log_p)).sum(1)
+    log_m = torch.logaddexp(log_p + math.log(beta), log_q + math.log(1 - beta))
+    return (beta * p * (log_p - log_m) + (1 - beta) * q * (log_q - log_m)).sum(1)
+
+
+def plain_loss(hidden: Tensor, head: Head, targets, labels: Tensor, settings: LossSettings) -> Tensor:
+    vocabulary = head.vocabulary
+    if isinstance(targets, DenseTargets):
+        vocabulary = min(vocabulary, targets.head.vocabulary)
+    logits = logits_of(hidden, head, vocabulary)
+    log_q = (logits / settings.temperature).log_softmax(1)
+    if isinstance(targets, DrawnTargets):
+        divergence = -(targets.weights.double() * log_q.gather(1, targets.ids)).sum(1)
+    elif isinstance(targets, DenseTargets):
+        taught = logits_of(targets.hidden.double(), in_double(targets.head), vocabulary)
+        divergence = divergence_of((taught / settings.temperature).log_softmax(1).detach(), log_q, settings)
+    else:
+        log_p = torch.cat([targets.log_probs, targets.log_tail[:, None]], dim=1).double().log_softmax(1)
+        log_p = log_p.clamp(min=SMALLEST_LOG_MASS)
+        log_tail = log_q.scatter(1, targets.ids, -torch.inf).logsumexp(1, keepdim=True)
+        buckets = torch.cat([log_q.gather(1, targets.ids), log_tail], dim=1)
+        if targets.ids.shape[1] == vocabulary:
+            log_p, buckets = log_p[:, :-1], buckets[:, :-1]
+        divergence = divergence_of(log_p, buckets, settings)
+    if settings.t_squared:
+        divergence = divergence * settings.temperature**2
+    cross_entropy = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+    return (1 - settings.ce_weight) * divergence.sum() + settings.ce_weight * cross_entropy
+
+
+def in_double(head: Head) -> Head:
+    """A float64 copy with gradients of its own."""
+    bias = None if head.bias is None else head.bias.detach().double().requires_grad_()
+    return replace(head, weight=head.weight.detach().double().requires_grad_(), bias=bias)
+
+
+def assert_as_plain(hidden: Tensor, head: Head, targets, labels: Tensor, settings: LossSettings) -> None:
+    """Loss and gradients of the chunked loss in float32 are those of the plain one in float64."""
+    precise_hidden, precise = hidden.detach().double().requires_grad_(), in_double(head)
+    expected = plain_loss(precise_hidden, precise, targets, labels, settings)
+    expected.backward()
+
+    loss = divergence_loss(hidden, head, targets, labels, settings)
+    loss.backward()
+
+    assert loss.dtype == torch.float32
+    assert loss.shape == ()
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6 * max(1, len(hidden)))
+    pairs = [(hidden, precise_hidden), (head.weight, precise.weight)]
+    if head.bias is not None:
+        pairs.append((head.bias, precise.bias))
+    for given, reference in pairs:
+        norm = reference.grad.norm().item()
+        torch.testing.assert_close(given.grad.double(), reference.grad, rtol=1e-5, atol=1e-6 * (norm + 1))
+
+
+def gradients(hidden: Tensor, head: Head, targets, labels: Tensor, settings: LossSettings, **options) -> list[Tensor]:
+    """Gradients of the chunked loss in hidden states and weight."""
+    loss = divergence_loss(hidden, head, targets, labels, settings, **options)
+    return list(torch.autograd.grad(loss, [hidden, head.weight]))
