@@ -10,7 +10,7 @@ from distill_dagster.errors import LogitsError
 from distill_dagster.jobs import RESULT_FILE
 from distill_dagster.lineage.builds import BuildRecord, Builds, build_key
 from distill_dagster.lineage.capture_identity import CaptureIdentity
-from distill_dagster.logits.capturing import SEQUENCES_FILE, add_measurements, capture_job, take_over, write_sequences
+from distill_dagster.logits.capturing import SEQUENCES_FILE, add_seconds, capture_job, take_over, write_sequences
 from distill_dagster.logits.declared import capture_identity
 from distill_dagster.logits.index import Index, index_path, missing_rows, read_index, write_index
 from distill_dagster.logits.places import Places
@@ -154,7 +154,7 @@ class _Building:
         job = capture_job(self._distillation, self._identity, work)
         run_job(job, self._launch, on_poll=lambda: self._take_over(work))
         result = read_json(work / RESULT_FILE)
-        add_measurements(self._shards, result["measurements"]["seconds"])
+        add_seconds(self._distillation, self._identity, result["measurements"]["seconds"])
         self._build.sequences, self._build.tokens = int(result["sequences"]), int(result["tokens"])
         if result["over_context"]:
             raise LogitsError(

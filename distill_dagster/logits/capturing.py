@@ -18,7 +18,6 @@ from distill_dagster.project import Distillation
 from distill_dagster.storage import publish_file, read_json, write_file, write_json
 
 SEQUENCES_FILE = "sequences.parquet"
-MEASUREMENTS_FILE = "measurements.json"
 HEAD_FILES = ("head.safetensors", "head.json")
 SEQUENCES_SCHEMA = pa.schema(
     {
@@ -78,15 +77,20 @@ def capture_job(distillation: Distillation, identity: CaptureIdentity, work: Pat
     )
 
 
-def add_measurements(shards: Path, seconds: float) -> None:
-    """Adds to the time that all captures into a folder took."""
-    write_json(shards / MEASUREMENTS_FILE, {"seconds": captured_seconds(shards) + seconds})
+def add_seconds(distillation: Distillation, identity: CaptureIdentity, seconds: float) -> None:
+    """Adds to the time that all captures of one identity took."""
+    total = captured_seconds(distillation, identity) + seconds
+    write_json(_measurements(distillation, identity), {"seconds": total})
 
 
-def captured_seconds(shards: Path) -> float:
-    """What all captures into a folder took together."""
-    path = shards / MEASUREMENTS_FILE
+def captured_seconds(distillation: Distillation, identity: CaptureIdentity) -> float:
+    """What all captures of one identity took together, as far as it is remembered."""
+    path = _measurements(distillation, identity)
     return float(read_json(path)["seconds"]) if path.is_file() else 0.0
+
+
+def _measurements(distillation: Distillation, identity: CaptureIdentity) -> Path:
+    return distillation.files.work("capture", "measured") / f"{identity.digest[:32]}.json"
 
 
 def take_over(work: Path, shards: Path, identity: CaptureIdentity) -> int:

@@ -236,8 +236,8 @@ def _capture(distillation: Distillation) -> dict[str, Any]:
     """What the student's targets are, for its manifest."""
     identity = capture_identity(distillation)
     kept = identity.model_dump(mode="json", exclude_none=True)
-    shards = shards_folder(distillation.files.root, identity)
-    measured = {"bytes_per_token": captured_bytes_per_token(distillation), "seconds": captured_seconds(shards)}
+    seconds = captured_seconds(distillation, identity)
+    measured = {"bytes_per_token": captured_bytes_per_token(distillation), "seconds": seconds}
     return kept | measured
 
 
