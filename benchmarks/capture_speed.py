@@ -3,11 +3,11 @@
     python benchmarks/capture_speed.py [--rounds 5] [--rows 120] [--threads 2] [--dtype bfloat16]
 
 The demo's teacher reads the demo's prompts, few-shot examples included, with the human references as completions.
-`plain` is a forward pass over the same batches, padded on the right, with an attention mask and logits at the
-completion positions alone, in chunks; their argmax is taken and nothing is kept. `capture` and `capture, apart` are
-`run_capture` to the last shard on disk; what all prompts begin with is read once by the one and with every row by the
-other. Each run is a process of its own, in turn. Loading the model and encoding are nobody's time, and each has read
-some rows before the clock starts. Medians with ranges; ratios are those within a round.
+`plain` is a forward pass over the batches of `capture, apart`, padded on the right, with an attention mask and logits
+at the completion positions alone, in chunks; their argmax is taken and nothing is kept. `capture` and `capture, apart`
+are `run_capture` to the last shard on disk; what all prompts begin with is read once a batch by the one and with every
+row by the other. Each run is a process of its own, in turn. Loading the model and encoding are nobody's time, and each
+has read some rows before the clock starts. Medians with ranges; ratios are those within a round.
 """
 
 import argparse
@@ -73,6 +73,7 @@ def plain(sequences: Path, _folder: Path, dtype: str) -> dict[str, float]:
     import torch
 
     from distill_dagster.jobs import ModelRef
+    from distill_dagster.logits.capture import START_TOKENS
     from distill_dagster.logits.capture_queue import Reader, read_queue
     from distill_dagster.process import peak_memory_bytes
     from distill_dagster.teachers.local.chat_model import load_chat_model
@@ -96,9 +97,10 @@ def plain(sequences: Path, _folder: Path, dtype: str) -> dict[str, float]:
         return len(hidden)
 
     with torch.inference_mode():
-        read(next(iter(queue.batches(BATCH_TOKENS)))[:WARM_UP_ROWS])
+        batches = list(queue.batches(BATCH_TOKENS, share=False, start_tokens=START_TOKENS[chat.device.type]))
+        read(batches[-1][:WARM_UP_ROWS])
         began = time.perf_counter()
-        tokens = sum(read(items) for items in queue.batches(BATCH_TOKENS))
+        tokens = sum(read(items) for items in batches)
         seconds = time.perf_counter() - began
     return {"tokens_per_second": tokens / seconds, "peak_memory_bytes": peak_memory_bytes()}
 

@@ -111,10 +111,13 @@ def estimate(
     how: Literal["offline", "sampled", "exact"] | None,
     as_json: bool,
 ) -> None:
-    """Estimate what the missing teacher answers would cost; pays nothing."""
+    """Estimate what the missing teacher answers would cost, and captured logits take; pays nothing."""
     from distill_dagster.commands.estimate import estimate_cost, print_estimate
+    from distill_dagster.logits.estimate import estimate_capture
 
-    print_estimate(estimate_cost(_distillation(ctx, name), partitions or None, how), as_json=as_json)
+    distillation = _distillation(ctx, name)
+    found = estimate_cost(distillation, partitions or None, how)
+    print_estimate(found, estimate_capture(distillation, found.partitions), as_json=as_json)
 
 
 @main.command()
@@ -180,6 +183,17 @@ def batches(ctx: click.Context, name: str, cancel: str | None, give_up: str | No
         click.echo(give_up_batch(distillation, give_up))
     if not (cancel or give_up):
         print_batches(distillation, as_json=as_json)
+
+
+@main.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.pass_context
+def gc(ctx: click.Context, name: str, as_json: bool) -> None:
+    """Remove captured logits that nothing refers to, and compact the rest; run it while nothing else runs."""
+    from distill_dagster.commands.gc import collect_garbage, print_collected
+
+    print_collected(collect_garbage(_distillation(ctx, name)), as_json=as_json)
 
 
 @main.command()

@@ -33,7 +33,9 @@ class Distillation(dg.Component):
     @classmethod
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> "Distillation":
         if not isinstance(attributes, DistillationSpec):
-            attributes = DistillationSpec.model_validate(attributes.model_dump(exclude_unset=True) if attributes else {})
+            attributes = DistillationSpec.model_validate(
+                attributes.model_dump(exclude_unset=True) if attributes else {}
+            )
         return cls(attributes)
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:

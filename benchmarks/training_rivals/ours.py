@@ -7,13 +7,11 @@ from typing import Any
 import polars as pl
 import transformers
 from transformers import PreTrainedTokenizerBase
-from trl.trainer.sft_config import SFTConfig
 
 from benchmarks.training_rivals.loop import FixedBatches, load_student, settings_of_all, train_and_report
 from benchmarks.training_rivals.setting import Setting
 from distill_dagster.lineage.capture_identity import CaptureIdentity
 from distill_dagster.logits.targets_file import build_targets_file
-from distill_dagster.students.completion_trainer import CompletionTrainer
 from distill_dagster.students.learning import Learning
 from distill_dagster.students.losses import Divergence, LossSettings
 from distill_dagster.students.objectives import CompletionObjective, LogitObjective, Objective
@@ -42,14 +40,6 @@ class Fixed(FixedBatches):
         self._batches.set_epoch(epoch)  # type: ignore[attr-defined]
 
 
-class FixedLogitTrainer(Fixed, LogitTrainer):
-    """On captured distributions."""
-
-
-class FixedCompletionTrainer(Fixed, CompletionTrainer):
-    """On completions."""
-
-
 def run_ours(setting: Setting) -> None:
     """Trains and reports; decoding the captured targets counts as training."""
     started = time.perf_counter()
@@ -60,15 +50,22 @@ def run_ours(setting: Setting) -> None:
     objective = make_objective(setting, tokenizer)
     preparing += time.perf_counter() - started
     learning = Learning(train, TokenisedRows(train.rows.clear(), [], []), objective)
-    args = settings_of_all(setting)
-    trainer: Any
-    if setting.objective == "sft":
-        config = SFTConfig(**args, max_length=None, dataset_kwargs={"skip_prepare_dataset": True})
-        trainer = FixedCompletionTrainer.over(model=student, args=config, tokenizer=tokenizer, learning=learning)
-    else:
-        config = transformers.TrainingArguments(**args)
-        trainer = FixedLogitTrainer.over(model=student, args=config, tokenizer=tokenizer, learning=learning)
+    loop, args = loop_and_settings(setting)
+    fixed: Any = type("FixedOrder", (Fixed, loop), {})
+    trainer = fixed.over(model=student, args=args, tokenizer=tokenizer, learning=learning)
     train_and_report(trainer, setting, preparing)
+
+
+def loop_and_settings(setting: Setting) -> tuple[type, transformers.TrainingArguments]:
+    """The trainer of an objective and its arguments; TRL is loaded only for the one that stands on it."""
+    settings = settings_of_all(setting)
+    if setting.objective != "sft":
+        return LogitTrainer, transformers.TrainingArguments(**settings)
+    from trl.trainer.sft_config import SFTConfig
+
+    from distill_dagster.students.completion_trainer import CompletionTrainer
+
+    return CompletionTrainer, SFTConfig(**settings, max_length=None, dataset_kwargs={"skip_prepare_dataset": True})
 
 
 def make_objective(setting: Setting, tokenizer: PreTrainedTokenizerBase) -> Objective:

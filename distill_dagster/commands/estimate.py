@@ -9,6 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from distill_dagster.commands.terminal import shown_progress
+from distill_dagster.logits.estimate import CaptureEstimate
+from distill_dagster.logits.space import told
 from distill_dagster.project import Distillation
 from distill_dagster.teachers.money.dollars import dollars
 from distill_dagster.teachers.money.estimate import How, estimate
@@ -34,7 +36,7 @@ def estimate_cost(distillation: Distillation, partitions: Sequence[str] | None, 
         return estimate(distillation, partitions, how)
 
 
-def print_estimate(found: Estimate, *, as_json: bool) -> None:
+def print_estimate(found: Estimate, capture: CaptureEstimate | None, *, as_json: bool) -> None:
     """Prints a table and a closing sentence, or JSON.
 
     The JSON has "format": 1, "distillation", "provider", "model", "partitions" (a list), "failed" (reasons by
@@ -42,14 +44,18 @@ def print_estimate(found: Estimate, *, as_json: bool) -> None:
     number), "notes" (a list) and, each null for a local teacher, "input_tokens" and "output_tokens" {expected, low,
     high, method, rows, basis}, "messages" and "batches" {expected_microusd, most_microusd} (batches only for
     anthropic), "budget" {limit_microusd, spent_microusd, left_microusd, expected_fits, most_fits} (null limit: none).
-    Tokens and money are those of the missing requests.
+    Tokens and money are those of the missing requests. "capture" is null where no student learns from logits, else
+    {captured, missing, tokens, bytes, free_bytes}: completions, and what capturing the missing ones would take.
     """
     console = Console(highlight=False)
     if as_json:
-        console.out(json.dumps({"format": FORMAT, **asdict(found)}, indent=2, ensure_ascii=False))
+        content = {"format": FORMAT, **asdict(found), "capture": asdict(capture) if capture else None}
+        console.out(json.dumps(content, indent=2, ensure_ascii=False))
         return
     table = Table("", "", "", box=None, show_header=False, pad_edge=False)
     for name, value, basis in _rows(found):
+        table.add_row(Text(name, style="bold"), Text(value), Text(basis, style="dim"))
+    for name, value, basis in _capture_rows(capture) if capture else ():
         table.add_row(Text(name, style="bold"), Text(value), Text(basis, style="dim"))
     console.print(table)
     for note in (*found.notes, *(f"partition {name} left out: {why}" for name, why in found.failed.items())):
@@ -102,6 +108,14 @@ def _rows(found: Estimate) -> Iterator[tuple[str, str, str]]:
         yield "at most", most, found.basis["at_most"]
     if found.budget is not None:
         yield "budget", _left(found.budget), found.basis["budget"]
+
+
+def _capture_rows(capture: CaptureEstimate) -> Iterator[tuple[str, str, str]]:
+    yield "logits captured", f"{capture.captured:,} completions", ""
+    if capture.missing:
+        tokens = f"{capture.missing:,} completions, about {capture.tokens:,} tokens"
+        yield "  missing", tokens, "test rows are not captured"
+        yield "  at most", told(capture.bytes), f"before compression; {told(capture.free_bytes)} free"
 
 
 def _sums(singly: int, batched: int | None) -> str:

@@ -28,6 +28,7 @@ from distill_dagster.graph.worker import observing, pipes_launch
 from distill_dagster.logits.build import ASSET as LOGITS
 from distill_dagster.logits.build import build_logits
 from distill_dagster.logits.declared import needs_logits
+from distill_dagster.logits.estimate import require_room
 from distill_dagster.logits.index import INDEX_SCHEMA
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.build import PromptBuild, build_prompts
@@ -111,6 +112,8 @@ def partitioned_assets(distillation: Distillation, pool: str | None = None) -> d
         with as_failure():
             if prompts in context.selected_asset_keys:
                 failed |= _make_prompts(context, distillation, prompts, wanted)
+            if logits in context.selected_asset_keys:
+                require_room(distillation, sorted(wanted.difference(failed)))
             if outputs in context.selected_asset_keys:
                 with observing(context, outputs):
                     failed |= _make_outputs(

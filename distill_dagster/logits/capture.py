@@ -1,5 +1,6 @@
 """Captures a local teacher's distributions at stored completions: each is read once, and reduced chunk by chunk."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -18,6 +19,8 @@ from distill_dagster.teachers.local.chat_model import ChatModel, load_chat_model
 
 # More positions at once are no faster, and their logits would no longer fit into memory that is used again.
 CHUNK_POSITIONS = 128
+# What starting a batch costs in tokens read: a GPU is about as fast with many tokens as with few.
+START_TOKENS = defaultdict(lambda: 2048, cpu=32)
 
 
 def run_capture(job: CaptureJob, progress: ProgressWriter, *, share: bool = True) -> dict[str, Any]:
@@ -59,7 +62,8 @@ class _Capture:
 
     def sequences(self, queue: CaptureQueue) -> Iterator[tuple[Item, Sequence]]:
         """Each item with its targets, batch after batch."""
-        for batch in queue.batches(self._job.batch_tokens):
+        start_tokens = START_TOKENS[self._chat.device.type]
+        for batch in queue.batches(self._job.batch_tokens, share=self._share, start_tokens=start_tokens):
             try:
                 captured = self._capture(batch)
             except torch.OutOfMemoryError:

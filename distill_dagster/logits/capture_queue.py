@@ -4,9 +4,12 @@ import json
 from array import array
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow.parquet as pq
 
@@ -53,6 +56,7 @@ class CaptureQueue:
     Attributes:
         rows: request_key, ids_hash, keep_hidden, start (in `tokens`), prompt_tokens and tokens (of the completion).
         tokens: all prompts with their completions one after another, 4 bytes a token.
+        shared_tokens: how many all prompts begin with.
         reused: sequences that were captured before.
         over_context: request keys of those longer than the context, which are never cut; at most 1,000 are listed.
         over_context_count: how many there are.
@@ -60,6 +64,7 @@ class CaptureQueue:
 
     rows: pl.DataFrame
     tokens: "array[int]"
+    shared_tokens: int
     reused: int
     over_context: list[str]
     over_context_count: int
@@ -91,18 +96,19 @@ class CaptureQueue:
                 row["keep_hidden"],
             )
 
-    def batches(self, batch_tokens: int) -> Iterator[list[Item]]:
-        """In batches of at most `batch_tokens` tokens, padding included; a longer sequence is a batch of its own."""
-        batch: list[Item] = []
-        longest = 0
-        for item in self.items():
-            longest = longest or len(item.prompt) + len(item.completion)
-            if batch and (len(batch) + 1) * longest > batch_tokens:
-                yield batch
-                batch, longest = [], len(item.prompt) + len(item.completion)
-            batch.append(item)
-        if batch:
-            yield batch
+    def batches(self, batch_tokens: int, *, share: bool, start_tokens: int) -> Iterator[list[Item]]:
+        """In the batches that `batch_sizes` finds cheapest.
+
+        Args:
+            batch_tokens: most tokens of a batch, padding and what rows share included.
+            share: whether what all prompts begin with is read once a batch.
+            start_tokens: what starting a batch costs, in tokens read.
+        """
+        shared = self.shared_tokens if share else 0
+        lengths = (self.rows["prompt_tokens"] + self.rows["tokens"]).to_numpy()
+        items = self.items()
+        for size in batch_sizes(lengths, batch_tokens=batch_tokens, shared=shared, start_tokens=start_tokens):
+            yield list(islice(items, size))
 
 
 def read_queue(path: Path, reader: Reader, captured: Collection[Key]) -> CaptureQueue:
@@ -115,6 +121,7 @@ def read_queue(path: Path, reader: Reader, captured: Collection[Key]) -> Capture
     rows: list[tuple[Any, ...]] = []
     long: list[str] = []
     reused = long_count = 0
+    beginning: list[int] | None = None
     for row in _stored(path):
         completion = row["completion_ids"]
         if completion is None:
@@ -132,9 +139,45 @@ def read_queue(path: Path, reader: Reader, captured: Collection[Key]) -> Capture
             long = [*long, key[0]][:MOST_LISTED]
             continue
         rows.append((*key, row["keep_hidden"], len(tokens), len(prompt), len(completion)))
+        beginning = prompt if beginning is None else _common(beginning, prompt)
         tokens.extend(prompt)
         tokens.extend(completion)
-    return CaptureQueue(_ordered(rows), tokens, reused, long, long_count)
+    return CaptureQueue(_ordered(rows), tokens, len(beginning or []), reused, long, long_count)
+
+
+def batch_sizes(
+    lengths: npt.NDArray[np.integer[Any]], *, batch_tokens: int, shared: int, start_tokens: int
+) -> list[int]:
+    """Rows of each batch, in order, such that all batches together cost least.
+
+    A batch costs its start, what its rows share once, and its rows padded to the longest of them. Answers may differ
+    much in length: batches that are as large as they may be then read padding for the most part.
+
+    Args:
+        lengths: tokens of each row, longest first.
+        batch_tokens: most tokens of a batch, its rows counted whole; a longer row is a batch of its own.
+        shared: tokens that all rows begin with.
+        start_tokens: what starting a batch costs beside.
+    """
+    count = len(lengths)
+    best = np.zeros(count + 1)  # cost of all rows from here on
+    sizes = np.zeros(count, dtype=np.int64)
+    for first in range(count - 1, -1, -1):
+        most = max(1, min(count - first, batch_tokens // int(lengths[first])))
+        rows = np.arange(1, most + 1)
+        costs = start_tokens + shared + rows * (int(lengths[first]) - shared) + best[first + rows]
+        sizes[first] = rows[costs.argmin()]
+        best[first] = costs.min()
+    chosen, first = [], 0
+    while first < count:
+        chosen.append(int(sizes[first]))
+        first += chosen[-1]
+    return chosen
+
+
+def _common(one: list[int], other: list[int]) -> list[int]:
+    """What both begin with."""
+    return [first for first, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))]
 
 
 def _stored(path: Path) -> Iterator[dict[str, Any]]:

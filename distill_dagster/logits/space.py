@@ -54,7 +54,7 @@ def require_space(folder: Path, needed_bytes: int, what: str) -> None:
     Raises:
         LogitsError: with what is needed and what is free.
     """
-    place = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    place = existing_parent(folder)
     disk = shutil.disk_usage(place)
     needed = needed_bytes * COPIES
     if needed > disk.free - RESERVE * disk.total:
@@ -62,6 +62,11 @@ def require_space(folder: Path, needed_bytes: int, what: str) -> None:
             f"capturing {what} takes about {told(needed_bytes)}, as much again while training, and {place} has "
             f"{told(disk.free)} free; free some, move DISTILL_HOME, or lower logits.k"
         )
+
+
+def existing_parent(folder: Path) -> Path:
+    """The folder itself, or the first above it that exists."""
+    return next(parent for parent in (folder, *folder.parents) if parent.exists())
 
 
 def told(number: float) -> str:

@@ -158,7 +158,7 @@ def full_kl(hidden: Tensor, head: Head, teacher: DenseTargets) -> tuple[Tensor, 
     for tokens in student.chunks():
         product, taught = student.product(tokens), model.product(tokens)
         for rows in student.blocks(product):
-            q, p = student.logits(product[rows], 1.0)[0], model.logits(taught[rows], 1.0)[0]
+            q, p = student.logits(product[rows], 1.0)[0], model.logits(taught[rows], 1.0)[0].to(student.precise)
             first = q.argmax(1, keepdim=True)
             agreement[tokens][rows] = first.squeeze(1) == p.argmax(1)
             divergence[tokens][rows] = compare_whole(q, p, first, Divergence.FORWARD_KL, 0.0, None)[0]
@@ -187,12 +187,13 @@ class _Teacher:
 
     projection: Projection
     settings: LossSettings
+    dtype: torch.dtype  # of the student's logits
 
     def chunk(self, tokens: slice) -> Reference:
         product, settings = self.projection.product(tokens), self.settings
 
         def read(rows: slice) -> Tensor:
-            return self.projection.logits(product[rows], settings.temperature)[0]
+            return self.projection.logits(product[rows], settings.temperature)[0].to(self.dtype)
 
         return Whole(read, settings.divergence, settings.beta)
 
@@ -203,14 +204,15 @@ def _source(targets: Targets, student: Projection, settings: LossSettings) -> So
     if isinstance(targets, DrawnTargets):
         return Draws(targets.ids, targets.weights.to(student.precise))
     vocabulary = len(student.weight)
-    return _Teacher(Projection.of(targets.hidden, targets.head, vocabulary), settings)
+    return _Teacher(Projection.of(targets.hidden, targets.head, vocabulary), settings, student.precise)
 
 
 def _buckets(targets: TopKTargets, student: Projection, settings: LossSettings) -> Buckets:
-    if targets.ids.shape[1] >= len(student.weight):  # no id is left for a tail that rounding may have left over
-        targets = TopKTargets(targets.ids, targets.log_probs, torch.full_like(targets.log_tail, -math.inf))
-    whole = targets.normalised()
-    log_p = torch.cat([whole.log_probs, whole.log_tail.unsqueeze(1)], dim=1).to(student.precise)
+    log_probs, log_tail = targets.log_probs.to(student.precise), targets.log_tail.to(student.precise)
+    if targets.ids.shape[1] >= len(student.weight):
+        log_tail = torch.full_like(log_tail, -math.inf)  # no id is left; whatever mass there is came by rounding
+    whole = TopKTargets(targets.ids, log_probs, log_tail).normalised()
+    log_p = torch.cat([whole.log_probs, whole.log_tail.unsqueeze(1)], dim=1)
     return Buckets(targets.ids, finite_log_mass(log_p), settings.divergence, settings.beta)
 
 

@@ -29,6 +29,7 @@ KEYS = {
     "budget",
     "basis",
     "notes",
+    "capture",
 }
 
 

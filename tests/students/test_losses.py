@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GraniteConfig, LlamaConfig
 
 from distill_dagster.errors import StudentError
 from distill_dagster.logits.projection import project
@@ -33,14 +33,13 @@ from tests.students.plain_losses import (
     make_head,
     make_hidden,
     make_labels,
-    plain_loss,
     small_chunks,
     teacher_log_probs,
     top_k,
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=3000)
 @given(case=cases(), k=st.integers(1, 60), chunk=CHUNKS)
 def test_top_k_loss_is_the_plain_one(case, k, chunk):
     hidden, head = make_hidden(case, case.seed), make_head(case, case.seed)
@@ -50,7 +49,7 @@ def test_top_k_loss_is_the_plain_one(case, k, chunk):
         assert_as_plain(hidden, head, targets, make_labels(case), case.settings)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=2000)
 @given(case=cases(divergence=Divergence.FORWARD_KL), m=st.integers(1, 20), chunk=CHUNKS)
 def test_drawn_loss_is_the_plain_one(case, m, chunk):
     hidden, head = make_hidden(case, case.seed), make_head(case, case.seed)
@@ -137,9 +136,7 @@ def test_drawn_ids_train_the_forward_kl_alone(divergence):
     targets = draws(teacher_log_probs(case), 4, 0)
 
     with pytest.raises(StudentError, match="forward_kl"):
-        divergence_loss(
-            make_hidden(case, 1), make_head(case, 2), targets, make_labels(case), LossSettings(divergence)
-        )
+        divergence_loss(make_hidden(case, 1), make_head(case, 2), targets, make_labels(case), LossSettings(divergence))
 
 
 @pytest.mark.parametrize("divergence", Divergence)
@@ -154,7 +151,8 @@ def test_a_teacher_sure_of_one_token_gives_finite_losses_and_gradients(divergenc
 
     for targets in (kept, emptied, zeros):
         assert_as_plain(hidden, head, targets, make_labels(case), case.settings)
-        assert all(gradient.isfinite().all() for gradient in gradients(hidden, head, targets, make_labels(case), case.settings))
+        found = gradients(hidden, head, targets, make_labels(case), case.settings)
+        assert all(gradient.isfinite().all() for gradient in found)
 
 
 @pytest.mark.parametrize("divergence", Divergence)
@@ -268,9 +266,7 @@ def test_a_factor_outside_and_the_scale_inside_are_the_same():
     chosen = LossSettings(temperature=2.0, ce_weight=0.5)
 
     inside = gradients(hidden, head, targets, labels, chosen, scale=0.2)
-    outside = torch.autograd.grad(
-        divergence_loss(hidden, head, targets, labels, chosen) * 0.2, [hidden, head.weight]
-    )
+    outside = torch.autograd.grad(divergence_loss(hidden, head, targets, labels, chosen) * 0.2, [hidden, head.weight])
 
     torch.testing.assert_close(inside, list(outside))
 
@@ -291,8 +287,8 @@ def test_autocast_rounds_the_products_and_nothing_else():
     case = Case(tokens=12, hidden=16, vocabulary=50, bias=True)
     hidden, head, labels = make_hidden(case, 1), make_head(case, 2), make_labels(case)
     targets = top_k(teacher_log_probs(case), 8)
-    precise = plain_loss(hidden, head, targets, labels, case.settings)
-    expected = torch.autograd.grad(precise, [hidden, head.weight])
+    precise = divergence_loss(hidden, head, targets, labels, case.settings)
+    expected = gradients(hidden, head, targets, labels, case.settings)
 
     with torch.autocast("cpu", torch.bfloat16):
         loss = divergence_loss(hidden, head, targets, labels, case.settings)
@@ -306,5 +302,82 @@ def test_autocast_rounds_the_products_and_nothing_else():
         assert (one - other).norm() < 0.02 * other.norm()
 
 
-def test_a_model_kept_in_bfloat16_gets_gradients_in_bfloat16():
-    case = Case(dtype_free := 5)
+def test_a_head_kept_in_bfloat16_gets_its_gradients_in_bfloat16():
+    case = Case(tokens=12, hidden=16, vocabulary=50)
+    hidden, head = make_hidden(case, 1), make_head(case, 2)
+    labels, targets = make_labels(case), top_k(teacher_log_probs(case), 8)
+    expected = gradients(hidden, head, targets, labels, case.settings)
+    half = replace(head, weight=head.weight.detach().bfloat16().requires_grad_())
+
+    with small_chunks(4, 200):
+        found = gradients(hidden.detach().bfloat16().requires_grad_(), half, targets, labels, case.settings)
+
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == torch.bfloat16
+        assert (one.float() - other).norm() < 0.02 * other.norm()
+
+
+def test_targets_of_other_tokens_are_refused():
+    case = Case(tokens=5)
+    targets = top_k(teacher_log_probs(replace(case, tokens=4)), 3)
+
+    with pytest.raises(ValueError, match="5 hidden states, 4 targets"):
+        divergence_loss(make_hidden(case, 1), make_head(case, 2), targets, make_labels(case), case.settings)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"divergence": Divergence.JSD, "beta": 0.0},
+        {"divergence": Divergence.JSD, "beta": 1.0},
+        {"temperature": 0.0},
+        {"ce_weight": 1.5},
+    ],
+)
+def test_settings_outside_their_range_are_refused(wrong):
+    with pytest.raises(StudentError, match="write a number"):
+        LossSettings(**wrong)
+
+
+SMALL = {
+    "vocab_size": 40,
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "pad_token_id": 0,
+}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LlamaConfig(**SMALL),
+        CohereConfig(**SMALL, logit_scale=0.25),
+        GraniteConfig(**SMALL, logits_scaling=4.0),
+        Gemma2Config(**SMALL, head_dim=8, final_logit_softcapping=3.0),
+    ],
+    ids=["llama", "cohere", "granite", "gemma2"],
+)
+def test_a_models_head_gives_the_models_logits(config):
+    model = AutoModelForCausalLM.from_config(config)
+    hidden = torch.randn(3, 16, generator=torch.Generator().manual_seed(0)) * 10
+
+    head = Head.of(model, vocabulary=37)
+
+    assert head.weight is model.get_output_embeddings().weight
+    assert head.vocabulary == 37
+    torch.testing.assert_close(logits_of(hidden, head, 37), project(model, hidden)[:, :37])
+
+
+def test_a_tokenizer_longer_than_the_head_is_cut_to_it():
+    assert Head.of(AutoModelForCausalLM.from_config(LlamaConfig(**SMALL)), vocabulary=64).vocabulary == 40
+
+
+def test_an_output_layer_of_another_kind_is_refused():
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**SMALL, tie_word_embeddings=False))
+    model.set_output_embeddings(torch.nn.Sequential(model.get_output_embeddings()))
+
+    with pytest.raises(StudentError, match="Sequential"):
+        Head.of(model, vocabulary=40)
