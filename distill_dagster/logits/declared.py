@@ -26,7 +26,8 @@ def capture_identity(distillation: Distillation) -> CaptureIdentity:
     kept = {
         "method": spec.method,
         "k": None if sampled else spec.k,
-        "temperatures": tuple(spec.temperatures),
+        # at 1 a student is validated, whatever it is trained at
+        "temperatures": tuple(spec.temperatures if sampled else dict.fromkeys([1.0, *spec.temperatures])),
         "draws": spec.draws if sampled else None,
         "draw_sets": draw_sets(distillation) if sampled else None,
     }

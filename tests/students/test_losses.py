@@ -39,7 +39,7 @@ from tests.students.plain_losses import (
 )
 
 
-@settings(deadline=None, max_examples=3000)
+@settings(deadline=None, max_examples=150)
 @given(case=cases(), k=st.integers(1, 60), chunk=CHUNKS)
 def test_top_k_loss_is_the_plain_one(case, k, chunk):
     hidden, head = make_hidden(case, case.seed), make_head(case, case.seed)
@@ -49,7 +49,7 @@ def test_top_k_loss_is_the_plain_one(case, k, chunk):
         assert_as_plain(hidden, head, targets, make_labels(case), case.settings)
 
 
-@settings(deadline=None, max_examples=2000)
+@settings(deadline=None, max_examples=100)
 @given(case=cases(divergence=Divergence.FORWARD_KL), m=st.integers(1, 20), chunk=CHUNKS)
 def test_drawn_loss_is_the_plain_one(case, m, chunk):
     hidden, head = make_hidden(case, case.seed), make_head(case, case.seed)
