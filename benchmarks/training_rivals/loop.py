@@ -97,6 +97,11 @@ class FixedBatches:
     data_collator: Any
 
     @property
+    def rows(self) -> Any:
+        """The rows by number."""
+        return self.train_dataset
+
+    @property
     def collator(self) -> Any:
         """Makes a batch of rows."""
         return self.data_collator
@@ -106,7 +111,7 @@ class FixedBatches:
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """All batches of all epochs, as one pass."""
-        return DataLoader(self.train_dataset, batch_sampler=_Order(self), collate_fn=self.collator)
+        return DataLoader(self.rows, batch_sampler=_Order(self), collate_fn=self.collator)
 
 
 class _Order:

@@ -31,6 +31,11 @@ class Fixed(FixedBatches):
     """Our trainers in a fixed order."""
 
     @property
+    def rows(self) -> range:
+        """The collator looks them up by number."""
+        return range(len(self.train_dataset))
+
+    @property
     def collator(self) -> Any:
         """The trainer's own."""
         return self._collator  # type: ignore[attr-defined]
