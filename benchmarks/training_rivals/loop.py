@@ -58,7 +58,6 @@ def settings_of_all(setting: Setting) -> dict[str, Any]:
         "warmup_steps": setting.learning_rate_warm_up,
         "weight_decay": 0.01,
         "max_grad_norm": 1.0,
-        "optim": "adamw_torch",
         "bf16": setting.precision == "bf16",
         "activation_checkpointing": False,
         "use_cpu": True,

@@ -26,6 +26,7 @@ from distill_dagster.storage import write_json
 from distill_dagster.students.bases import CALIBRATION_ROWS, Base, load_base
 from distill_dagster.students.best import BestWeights
 from distill_dagster.students.checkpoints import newest_complete_checkpoint
+from distill_dagster.students.cpu_speed import keep_freed_memory, plain_again
 from distill_dagster.students.export import cast_weights, export
 from distill_dagster.students.learning import Learning, prepare_learning
 from distill_dagster.students.reporting import STAGE, Reporter
@@ -60,6 +61,8 @@ def run_train(job: TrainJob, progress: ProgressWriter, termination: Termination)
         LogitsError: captured logits are missing, torn, or of another teacher.
         SystemExit: SIGTERM came; a checkpoint was saved.
     """
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     ref = job.base.model if isinstance(job.base, PrunedBase) else job.base
     tokenizer = load_tokenizer(ref, StudentError)
     learning = prepare_learning(job, tokenizer, progress)
@@ -122,7 +125,9 @@ def _plain(trainer: Trainer, job: TrainJob) -> PreTrainedModel:
     """The model without what training put around it."""
     model = cast(Any, trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False))
     vars(model).pop("forward", None)
-    return cast(PreTrainedModel, model.merge_and_unload() if job.lora else model)
+    plain = cast(PreTrainedModel, model.merge_and_unload() if job.lora else model)
+    plain_again(plain)
+    return plain
 
 
 def _state(state: TrainerState) -> dict[str, Any]:

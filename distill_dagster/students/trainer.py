@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from distill_dagster.logits.projection import CompletionBatch, can_share_prefix, collate, hidden_before
 from distill_dagster.students.batches import Collator, LengthBatches, Positions, even_batches
+from distill_dagster.students.cpu_speed import quicken
 from distill_dagster.students.learning import Learning
 from distill_dagster.students.objectives import Objective
 
@@ -63,6 +64,8 @@ class CompletionLoss:
         loop.args.average_tokens_across_devices = True
         self._inner = causal_model(loop.model)
         self._share = can_share_prefix(self._inner)
+        if loop.args.device.type == "cpu":
+            quicken(self._inner, bf16=loop.args.bf16, alone=loop.accelerator.num_processes == 1)
         self._batches = LengthBatches(
             learning.train.lengths,
             rows=loop.args.per_device_train_batch_size,

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from distill_dagster.errors import StudentError
 from distill_dagster.jobs import ModelRef
-from distill_dagster.students.tokens import labels, tokenise
+from distill_dagster.students.tokens import tokenise
 from distill_dagster.teachers.local.chat_model import end_of_turn_id, load_tokenizer, same_tokens
 from tests.tiny import END, make_tiny_tokenizer
 from tests.worker_jobs import dataset_rows
@@ -19,26 +19,33 @@ def test_the_stop_token_is_learned_although_it_is_also_the_padding_token():
     tokenizer = make_tiny_tokenizer()
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
 
-    rows = tokenise(dataset_rows(1), tokenizer, use_stored_ids=False, max_length=256).rows
-    [seen] = labels(rows)["labels"].to_list()
+    learned = tokenise(dataset_rows(1), tokenizer, use_stored_ids=False, max_length=256).completion(0)
 
-    learned = [token for token in seen if token != -100]
     assert learned[-1] == tokenizer.convert_tokens_to_ids(END)
     assert tokenizer.decode(learned[:-1]) == "Answer 0."
 
 
-def test_labels_hide_exactly_the_prompt():
+def test_prompt_and_completion_meet_where_the_answer_begins():
     tokenizer = make_tiny_tokenizer()
     frame = dataset_rows(5)
 
-    rows = tokenise(frame, tokenizer, use_stored_ids=False, max_length=256).rows
+    rows = tokenise(frame, tokenizer, use_stored_ids=False, max_length=256)
 
-    for (ids, seen), prompt_tokens, messages in zip(
-        labels(rows).iter_rows(), rows["prompt_tokens"], frame["messages"], strict=True
-    ):
+    for position, messages in enumerate(frame["messages"]):
         rendered = tokenizer.apply_chat_template(json.loads(messages), add_generation_prompt=True, tokenize=False)
-        assert tokenizer.decode(ids[:prompt_tokens]) == rendered
-        assert seen == [-100] * prompt_tokens + ids[prompt_tokens:]
+        assert tokenizer.decode(rows.prompt(position)) == rendered
+        assert rows.prompt(position) + rows.completion(position) == rows.rows["input_ids"][position].to_list()
+        assert len(rows.prompt(position)) + len(rows.completion(position)) == rows.lengths[position]
+
+
+def test_rows_without_a_human_reference_are_listed_and_the_others_learn_it():
+    tokenizer = make_tiny_tokenizer()
+    frame = dataset_rows(3, ids=[[5], [6], [7]]).with_columns(reference=pl.Series(["By hand.", None, " "]))
+
+    rows = tokenise(frame, tokenizer, use_stored_ids=True, max_length=256, targets="reference")
+
+    assert rows.without_target == ["p001", "p002"]
+    assert tokenizer.decode(rows.completion(0)[:-1]) == "By hand."
 
 
 def test_stored_ids_are_kept_as_the_teacher_produced_them():
