@@ -74,9 +74,16 @@ def test_a_folder_with_assets_is_all_a_project_needs(tmp_path: Path) -> None:
 def test_the_graph_of_a_distillation(tmp_path: Path) -> None:
     done = call(sys.executable, "-c", LOAD, cwd=project(tmp_path, REPOSITORY / "assets" / "faq"))
 
-    assert (
-        done.stdout.splitlines()[1] == "faq/dataset faq/evaluation/sft faq/prompts faq/student/sft faq/teacher_outputs"
-    )
+    assert done.stdout.splitlines()[1].split() == [
+        "faq/dataset",
+        "faq/evaluation/logit",
+        "faq/evaluation/sft",
+        "faq/prompts",
+        "faq/student/logit",
+        "faq/student/sft",
+        "faq/teacher_logits",
+        "faq/teacher_outputs",
+    ]
 
 
 def test_dg_checks_and_lists_this_repository() -> None:

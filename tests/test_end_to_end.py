@@ -294,7 +294,7 @@ def test_what_the_worker_complains_of_is_said_by_the_run(copied: TinyProject) ->
 def test_an_interrupted_run_says_so_and_resumes(copied: TinyProject) -> None:
     """Ctrl-C reaches the run and its worker; training has a checkpoint and goes on from it."""
     path = copied.folder / "defs.yaml"
-    path.write_text(SPEC.replace("epochs: 1", "epochs: 400"), encoding="utf-8")
+    path.write_text(SPEC.replace("epochs: 1", "epochs: 400\n      patience: null"), encoding="utf-8")
     process = subprocess.Popen(
         copied.command("run", "tiny"),
         env=copied.environment,
@@ -304,7 +304,7 @@ def test_an_interrupted_run_says_so_and_resumes(copied: TinyProject) -> None:
     )
     checkpoints = copied.root / ".distill" / "tiny" / ".work" / "train"
     deadline = time.monotonic() + 120
-    while not list(checkpoints.glob("*/checkpoints/checkpoint-*/trainer_state.json")):
+    while not list(checkpoints.glob("*/checkpoints/*/checkpoint-*/trainer_state.json")):
         assert time.monotonic() < deadline, "no checkpoint"
         time.sleep(0.02)
 
@@ -356,7 +356,7 @@ def test_a_run_killed_at_any_moment_completes_when_started_again(tmp_path: Path,
         time.sleep(0.1)
 
     killed(
-        project, lambda: bool(list(work.glob("train/*/checkpoints/checkpoint-*/trainer_state.json"))), "a checkpoint"
+        project, lambda: bool(list(work.glob("train/*/checkpoints/*/checkpoint-*/trainer_state.json"))), "a checkpoint"
     )
     after_answers = project.stored()
     killed(project, lambda: bool(list(home.glob("tiny/.work/train/*/student/model.safetensors"))), "a trained student")

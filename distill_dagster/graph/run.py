@@ -88,7 +88,7 @@ class Runner:
         name = self._distillation.name
         kinds = [asset for asset in partitioned_kinds(self._distillation) if request.wants(asset)]
         answers = Asset.TEACHER_OUTPUTS in kinds
-        self._say(f"{', '.join(kinds)} of {_listed(due)}")
+        self._say(f"{', '.join(kinds[:-1])}{' and ' if kinds[1:] else ''}{kinds[-1]} of {_listed(due)}")
         outcome.failure = self._execute(
             [asset_key(name, asset) for asset in kinds],
             tags=range_tags(self._distillation, self._instance, due),

@@ -76,8 +76,9 @@ def run_train(job: TrainJob, progress: ProgressWriter, termination: Termination)
         runs.append(_train(job, seed, base, tokenizer, learning, progress, termination))
     assert base is not None
     best = min(range(len(runs)), key=lambda index: (_or_infinite(runs[index].validation_loss), index))
-    shutil.rmtree(job.out / "student", ignore_errors=True)
-    os.rename(runs[best].folder, job.out / "student")
+    if runs[best].folder.is_dir():  # else an earlier start moved it already, and was killed before it could say so
+        shutil.rmtree(job.out / "student", ignore_errors=True)
+        os.rename(runs[best].folder, job.out / "student")
     return result(job, runs, best, base, learning)
 
 

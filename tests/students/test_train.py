@@ -181,6 +181,15 @@ def test_sigterm_saves_a_checkpoint_first(tiny_model: Path, dataset: Path, tmp_p
     assert not (job.out / "result.json").exists()
 
 
+def test_a_start_after_all_is_trained_says_the_same_again(tiny_model: Path, dataset: Path, tmp_path: Path):
+    job = train_job(tiny_model, dataset, tmp_path / "out", max_steps=2, seeds=[1, 2])
+
+    first, second = train(job), train(job)
+
+    assert second.model_copy(update={"measurements": {}}) == first.model_copy(update={"measurements": {}})
+    assert (job.out / "student" / "model.safetensors").is_file()
+
+
 @pytest.mark.parametrize("torn", ["trainer_state.json", "model.safetensors", "optimizer.pt"])
 def test_a_torn_checkpoint_is_passed_over(tiny_model: Path, dataset: Path, tmp_path: Path, torn: str):
     job = train_job(tiny_model, dataset, tmp_path / "out", max_steps=4)
