@@ -79,6 +79,7 @@ def logits_metadata(logits: LogitsPartition) -> Metadata:
         "dagster/row_count": dg.MetadataValue.int(int(counts["sequences"])),
         "tokens": dg.MetadataValue.int(int(counts["tokens"])),
         "bytes": dg.MetadataValue.int(int(counts["bytes"])),
+        "bytes of kept hidden states": dg.MetadataValue.int(int(counts["hidden_bytes"])),
     }
     if counts["tokens"]:
         metadata["bytes per token"] = dg.MetadataValue.float(round(counts["bytes"] / counts["tokens"], 1))

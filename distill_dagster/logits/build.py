@@ -14,7 +14,7 @@ from distill_dagster.logits.capturing import SEQUENCES_FILE, add_seconds, captur
 from distill_dagster.logits.declared import capture_identity
 from distill_dagster.logits.index import Index, index_path, missing_rows, read_index, write_index
 from distill_dagster.logits.places import Places
-from distill_dagster.logits.shards import read_info, shards_folder
+from distill_dagster.logits.shards import kept_hidden_bytes, read_info, shards_folder
 from distill_dagster.logits.space import bytes_per_token, require_space, told
 from distill_dagster.logits.wanted import WANTED, inputs_of, wanted_completions
 from distill_dagster.progress import tell
@@ -33,7 +33,8 @@ class LogitsPartition:
     """A partition's adopted index.
 
     Attributes:
-        counts: sequences, tokens, and bytes of the shards' share that they take.
+        counts: sequences, tokens, the bytes that their sparse targets take in the shards, and those of the hidden
+            states that are kept beside.
     """
 
     partition: str
@@ -189,13 +190,14 @@ class _Building:
 
 
 def _summary(index: Index, shards: Path) -> dict[str, float]:
-    """Sequences, tokens and their share of the shards' bytes."""
+    """Sequences, tokens and their share of the shards' bytes; kept hidden states are counted apart."""
     rows = index.frame
-    per_shard = rows.group_by("shard").agg(pl.len().alias("used"))
-    taken = sum(
-        index.sizes[shard] * used / read_info(shards / shard).sequences for shard, used in per_shard.iter_rows()
-    )
-    return {"sequences": len(rows), "tokens": int(rows["tokens"].sum()), "bytes": int(taken)}
+    taken = hidden = 0.0
+    for shard, used in rows.group_by("shard").agg(pl.len()).iter_rows():
+        share, kept = used / read_info(shards / shard).sequences, kept_hidden_bytes(shards / shard)
+        taken, hidden = taken + share * (index.sizes[shard] - kept), hidden + share * kept
+    tokens = int(rows["tokens"].sum())
+    return {"sequences": len(rows), "tokens": tokens, "bytes": int(taken), "hidden_bytes": int(hidden)}
 
 
 def _adopt(distillation: Distillation, partition: str, identity: CaptureIdentity) -> LogitsPartition | None:

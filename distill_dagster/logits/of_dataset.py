@@ -61,7 +61,7 @@ def dataset_places(distillation: Distillation, dataset_version: str) -> pl.DataF
 
 
 def captured_bytes_per_token(distillation: Distillation) -> float | None:
-    """Bytes on disk of a captured token, over all current partitions; None where nothing is captured."""
+    """Bytes on disk of a token's sparse targets, over all current partitions; None where nothing is captured."""
     sums = {"bytes": 0.0, "tokens": 0.0}
     for partition in distillation.files.partitions(ASSET):
         current = read_current(distillation.files.asset(ASSET, partition))

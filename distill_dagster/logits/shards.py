@@ -88,6 +88,18 @@ def read_info(path: Path) -> ShardInfo:
         return ShardInfo(*read_capture_metadata(path, metadata), sequences=file.metadata.num_rows)
 
 
+def kept_hidden_bytes(path: Path) -> int:
+    """Bytes on disk of the hidden states that a shard keeps.
+
+    Raises:
+        LogitsError: it is missing or damaged.
+    """
+    with _reading(path), _opened(path) as file:
+        physical = next(n for n in range(file.metadata.num_columns) if file.schema.column(n).path == "hidden")
+        groups = range(file.metadata.num_row_groups)
+        return sum(file.metadata.row_group(group).column(physical).total_compressed_size for group in groups)
+
+
 def read_keys(path: Path) -> pl.DataFrame:
     """Which sequences a shard holds: request_key, ids_hash, tokens (int32), has_hidden, row (int32).
 
