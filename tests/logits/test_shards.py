@@ -97,6 +97,9 @@ def test_another_teachers_shard_is_refused_and_each_difference_named(shard):
 def test_the_expected_teachers_shard_is_accepted(shard):
     check_identity(shard, IDENTITY)
 
+    assert read_info(shard).identity == IDENTITY
+    assert len(list(read_sequences(shard, IDENTITY))) == read_info(shard).sequences > 0
+
 
 @pytest.mark.parametrize("kept", [0, 3, 100, -1])
 def test_a_truncated_shard_is_named_and_not_whole(shard, kept):
