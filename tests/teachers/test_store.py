@@ -1,7 +1,10 @@
 """The response store: an answer is stored once and comes back as it was."""
 
+import multiprocessing
 import sqlite3
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import polars as pl
 import pytest
@@ -116,3 +119,20 @@ def test_a_text_with_nul_is_stored_on_every_database(store_url: str) -> None:
     add(store, response("a", "zero \0 here"))
 
     assert store.fetch(pl.Series(["a"]))["completion"].to_list() == ["zero \N{REPLACEMENT CHARACTER} here"]
+
+
+def open_stores(folder: Path, files: int, together: Barrier) -> int:
+    """Opens new files, each at the same moment as the other process does."""
+    for number in range(files):
+        together.wait(30)
+        ResponseStore(f"sqlite:///{folder / str(number)}.sqlite")
+    return files
+
+
+def test_processes_may_open_a_new_store_at_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager, ProcessPoolExecutor(3, context) as processes:
+        together = manager.Barrier(3)
+        opened = [processes.submit(open_stores, tmp_path, 40, together) for _ in range(3)]
+
+        assert [process.result() for process in opened] == [40, 40, 40]

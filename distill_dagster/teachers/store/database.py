@@ -2,6 +2,7 @@
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
@@ -17,14 +18,21 @@ from distill_dagster.teachers.store.schema import metadata
 
 BUSY_TIMEOUT_MS = 60_000
 
+_opening = threading.Lock()
 
-@cache
+
 def open_database(url: str) -> Engine:
     """An engine with the tables made, one for each URL and process.
 
     Raises:
         StorageError: the database cannot be reached.
     """
+    with _opening:
+        return _open(url)
+
+
+@cache
+def _open(url: str) -> Engine:
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +126,7 @@ def _configure_sqlite(engine: Engine) -> None:
         connection.isolation_level = None  # transactions begin where `_on_begin` says, not where the driver guesses
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
-        cursor.execute("PRAGMA journal_mode = WAL")
+        _write_ahead(cursor)
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.close()
 
@@ -126,3 +134,16 @@ def _configure_sqlite(engine: Engine) -> None:
     def _on_begin(connection: Connection) -> None:
         if connection.get_isolation_level() != "AUTOCOMMIT":
             connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _write_ahead(cursor: sqlite3.Cursor) -> None:
+    """Switches a new file to WAL. While another process is doing that, SQLite fails at once, whatever its time-out."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
