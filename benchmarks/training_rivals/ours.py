@@ -12,7 +12,7 @@ from benchmarks.training_rivals.loop import FixedBatches, load_student, settings
 from benchmarks.training_rivals.setting import Setting
 from distill_dagster.lineage.capture_identity import CaptureIdentity
 from distill_dagster.logits.targets_file import build_targets_file
-from distill_dagster.students.cpu_speed import keep_freed_memory
+from distill_dagster.students.freed_memory import KeepFreedMemory, lay_out_memory
 from distill_dagster.students.learning import Learning
 from distill_dagster.students.losses import Divergence, LossSettings
 from distill_dagster.students.objectives import CompletionObjective, LogitObjective, Objective
@@ -48,7 +48,7 @@ class Fixed(FixedBatches):
 
 def run_ours(setting: Setting) -> None:
     """Trains and reports as a student's worker does; decoding the captured targets counts as training."""
-    keep_freed_memory()
+    lay_out_memory()
     started = time.perf_counter()
     train = TokenisedRows(pl.read_parquet(Path(setting.work) / "rows.parquet"), [], [])
     preparing = time.perf_counter() - started
@@ -60,6 +60,7 @@ def run_ours(setting: Setting) -> None:
     loop, args = loop_and_settings(setting)
     fixed: Any = type("FixedOrder", (Fixed, loop), {})
     trainer = fixed.over(model=student, args=args, tokenizer=tokenizer, learning=learning)
+    trainer.add_callback(KeepFreedMemory(bf16=args.bf16))
     train_and_report(trainer, setting, preparing)
 
 

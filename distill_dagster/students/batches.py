@@ -1,4 +1,8 @@
-"""Cuts tokenised rows into batches of similar length and collates them, the same for every objective."""
+"""Cuts tokenised rows into batches of similar length and collates them, the same for every objective.
+
+A batch is what one call of the training loop takes. Where one process trains alone it is read in pieces, one forward
+and backward pass each, so that memory depends on the tokens of a piece and not on the size of the batch.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -13,6 +17,8 @@ from distill_dagster.students.tokens import TokenisedRows
 
 # Steps whose rows are shuffled among each other: few enough that lengths stay alike, enough that neighbours change.
 WINDOW_STEPS = 8
+# Tokens of a piece with its padding: enough to keep matrix products busy on a CPU.
+PIECE_TOKENS = 640
 Targets = Callable[[Sequence[int], int], dict[str, Tensor]]
 """What an objective needs beside the tokens: (positions of rows, epoch) → tensors by name."""
 
@@ -99,21 +105,53 @@ class LengthBatches(Sampler[list[int]]):
 
 
 class Collator:
-    """Positions of rows → what one forward pass reads."""
+    """Positions of rows → what one batch's forward passes read."""
 
-    def __init__(self, rows: TokenisedRows, targets: Targets, *, share: bool, epoch: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        rows: TokenisedRows,
+        targets: Targets,
+        *,
+        share: bool,
+        epoch: Callable[[], int],
+        piece_tokens: int | None = PIECE_TOKENS,
+    ) -> None:
         """Args:
         targets: the objective's own tensors.
         share: whether the model can read what all prompts begin with once.
         epoch: which epoch it is.
+        piece_tokens: the most tokens of a piece, padding included; None reads each batch in one.
         """
         self._rows, self._targets, self._share, self._epoch = rows, targets, share, epoch
+        self._piece_tokens = piece_tokens
 
     def __len__(self) -> int:
         return len(self._rows.lengths)
 
     def __call__(self, positions: Sequence[int]) -> dict[str, Any]:
-        """Tensors by name: those of `CompletionBatch`, the completion tokens as `labels`, and the objective's."""
+        """The batch's `pieces`, and all their completion tokens as `shift_labels`.
+
+        A piece holds tensors by name: those of `CompletionBatch`, the completion tokens as `labels`, and the
+        objective's.
+        """
+        pieces = [self._piece(chosen) for chosen in self._cut(positions)]
+        labels = torch.cat([piece["labels"] for piece in pieces])
+        # the training loop counts a window's tokens by the second name, and wants the first to be there
+        return {"pieces": pieces, "labels": labels, "shift_labels": labels}
+
+    def _cut(self, positions: Sequence[int]) -> list[Sequence[int]]:
+        if self._piece_tokens is None:
+            return [positions]
+        lengths = self._rows.lengths
+        pieces: list[list[int]] = []
+        for position in sorted(positions, key=lambda row: -lengths[row]):
+            if pieces and (len(pieces[-1]) + 1) * lengths[pieces[-1][0]] <= self._piece_tokens:
+                pieces[-1].append(position)
+            else:
+                pieces.append([position])
+        return list(pieces)
+
+    def _piece(self, positions: Sequence[int]) -> dict[str, Tensor]:
         prompts = [self._rows.prompt(position) for position in positions]
         completions = [self._rows.completion(position) for position in positions]
         batch = collate(prompts, completions, share=self._share)
@@ -123,7 +161,6 @@ class Collator:
             "input_ids": batch.input_ids,
             "target": batch.target,
             "labels": labels,
-            "shift_labels": labels,  # how the training loop counts the window's tokens
             "tokens": torch.tensor(sum(map(len, prompts)) + len(labels)),
             **self._targets(positions, self._epoch()),
         }

@@ -1,7 +1,5 @@
 """What makes training on a CPU faster and changes no result beyond rounding."""
 
-import ctypes
-import sys
 from typing import Any, cast
 
 import torch
@@ -11,25 +9,6 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 
 ATTENTION = "distill_float32_sdpa"
-# mallopt(3): above which size memory comes straight from the kernel, and how much free memory goes back to it
-_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
-_NEVER = (1 << 30, (1 << 31) - 1)
-
-
-def keep_freed_memory() -> None:
-    """Lets this process keep what it frees, where its allocator is glibc's; elsewhere nothing happens.
-
-    A step frees and allocates gradients and logits of a hundred megabytes each; given back to the kernel, every page of
-    them is cleared and mapped anew, which takes as long as a product of matrices.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return
-    for parameter, value in zip((_MMAP_THRESHOLD, _TRIM_THRESHOLD), _NEVER, strict=True):
-        mallopt(parameter, value)
 
 
 def quicken(model: PreTrainedModel, *, bf16: bool, alone: bool) -> None:

@@ -26,8 +26,9 @@ from distill_dagster.storage import write_json
 from distill_dagster.students.bases import CALIBRATION_ROWS, Base, load_base
 from distill_dagster.students.best import BestWeights
 from distill_dagster.students.checkpoints import newest_complete_checkpoint
-from distill_dagster.students.cpu_speed import keep_freed_memory, plain_again
+from distill_dagster.students.cpu_speed import plain_again
 from distill_dagster.students.export import cast_weights, export
+from distill_dagster.students.freed_memory import KeepFreedMemory, lay_out_memory
 from distill_dagster.students.learning import Learning, prepare_learning
 from distill_dagster.students.reporting import STAGE, Reporter
 from distill_dagster.students.trainers import make_trainer
@@ -61,14 +62,13 @@ def run_train(job: TrainJob, progress: ProgressWriter, termination: Termination)
         LogitsError: captured logits are missing, torn, or of another teacher.
         SystemExit: SIGTERM came; a checkpoint was saved.
     """
-    if not torch.cuda.is_available():
-        keep_freed_memory()
     ref = job.base.model if isinstance(job.base, PrunedBase) else job.base
     tokenizer = load_tokenizer(ref, StudentError)
     learning = prepare_learning(job, tokenizer, progress)
     runs, base = [], None
     for seed in job.seeds:
         set_seed(seed)
+        lay_out_memory()
         base = load_base(job.base, calibration_rows(learning))
         if isinstance(job.base, PrunedBase):
             export(base.model, tokenizer, base.stored_dtype, job.out / "base")
@@ -107,6 +107,7 @@ def _train(
     trainer.remove_callback(PrinterCallback)
     best = BestWeights(work, job.patience)
     trainer.add_callback(best)
+    trainer.add_callback(KeepFreedMemory(bf16=trainer.args.bf16))
     stage = STAGE if len(job.seeds) == 1 else f"{STAGE}, seed {seed}"
     trainer.add_callback(Reporter(progress, termination, stage))
     checkpoint = newest_complete_checkpoint(work)

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from distill_dagster.logits.projection import CompletionBatch, can_share_prefix, collate, hidden_before
-from distill_dagster.students.batches import Collator, LengthBatches, Positions, even_batches
+from distill_dagster.students.batches import PIECE_TOKENS, Collator, LengthBatches, Positions, even_batches
 from distill_dagster.students.cpu_speed import quicken
 from distill_dagster.students.learning import Learning
 from distill_dagster.students.objectives import Objective
@@ -64,8 +64,9 @@ class CompletionLoss:
         loop.args.average_tokens_across_devices = True
         self._inner = causal_model(loop.model)
         self._share = can_share_prefix(self._inner)
+        alone = loop.accelerator.num_processes == 1
         if loop.args.device.type == "cpu":
-            quicken(self._inner, bf16=loop.args.bf16, alone=loop.accelerator.num_processes == 1)
+            quicken(self._inner, bf16=loop.args.bf16, alone=alone)
         self._batches = LengthBatches(
             learning.train.lengths,
             rows=loop.args.per_device_train_batch_size,
@@ -74,7 +75,12 @@ class CompletionLoss:
             seed=loop.args.seed,
         )
         self._collator = Collator(
-            learning.train, objective.targets, share=self._share, epoch=lambda: self._batches.epoch
+            learning.train,
+            objective.targets,
+            share=self._share,
+            epoch=lambda: self._batches.epoch,
+            # several processes would have to agree on the number of pieces
+            piece_tokens=PIECE_TOKENS if alone else None,
         )
         attach_loss(loop.model, self._loss)
 
@@ -89,17 +95,23 @@ class CompletionLoss:
         )
         return cast("DataLoader[int]", loop.accelerator.prepare(loader))
 
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """Forward and backward pass of each piece; gradients add up. Returns the mean loss of the batch."""
+        count = inputs["labels"].numel() if num_items_in_batch is None else num_items_in_batch
+        step = cast(Any, super()).training_step
+        return cast(Tensor, sum(step(model, piece, count) for piece in inputs["pieces"]))
+
     def compute_loss(
         self, model: Any, inputs: Inputs, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
-        """The mean loss of a batch; `num_items_in_batch` is the window's number of completion tokens on all devices.
+        """A piece's part of the mean loss; `num_items_in_batch` is the window's completion tokens on all devices.
 
         Several devices average their gradients, so each multiplies by their number.
         """
         self._seen["completion_tokens"] += inputs["labels"].numel()
         self._seen["tokens"] += int(inputs["tokens"])
-        count = inputs["labels"].numel() if num_items_in_batch is None else int(num_items_in_batch)
-        return cast(Tensor, model(**inputs, scale=cast(Any, self).accelerator.num_processes / count))
+        processes = cast(Any, self).accelerator.num_processes
+        return cast(Tensor, model(**inputs, scale=processes / int(num_items_in_batch)))
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Validation measure per completion token, in nats; every token counts the same, whatever its batch.

@@ -17,12 +17,14 @@ from distill_dagster.errors import StudentError
 from distill_dagster.jobs import ModelRef, PrunedBase, TrainJob, TrainResult
 from distill_dagster.lifeline import TERMINATED, Termination
 from distill_dagster.progress_file import ProgressWriter
+from distill_dagster.students import trainer as trainer_module
 from distill_dagster.students.bases import load_base
 from distill_dagster.students.checkpoints import newest_complete_checkpoint
 from distill_dagster.students.learning import Learning, prepare_learning
 from distill_dagster.students.train import run_train
 from distill_dagster.students.trainers import make_trainer
 from distill_dagster.teachers.local.chat_model import load_tokenizer
+from tests.students.gradients import gradients_of_one_step
 from tests.worker_jobs import dataset_rows, train_job, write_dataset
 
 
@@ -90,13 +92,15 @@ def test_the_loss_is_trls_own(tiny_model: Path, dataset: Path, tmp_path: Path):
     tokenizer = load_tokenizer(ModelRef(source=str(tiny_model)), StudentError)
     model = load_base(job.base, []).model
     trainer = make_trainer(job, 17, model, tokenizer, learning(job), tmp_path / "work")
-    inputs = next(iter(trainer.get_train_dataloader()))
+    (inputs,) = next(iter(trainer.get_train_dataloader()))["pieces"]
     prefix = inputs["prefix"].expand(len(inputs["input_ids"]), -1)
     target = torch.cat([torch.zeros_like(prefix, dtype=torch.bool), inputs["target"]], dim=1)
     input_ids = torch.cat([prefix, inputs["input_ids"]], dim=1)
     labels = input_ids.masked_fill(~target, -100)
 
-    ours = trainer.compute_loss(trainer.model, dict(inputs))
+    count = inputs["labels"].numel()
+
+    ours = trainer.compute_loss(trainer.model, dict(inputs), num_items_in_batch=count)
     theirs = SFTTrainer.compute_loss(trainer, trainer.model, {"input_ids": input_ids, "labels": labels})
 
     torch.testing.assert_close(ours, theirs)
@@ -206,3 +210,15 @@ def test_nothing_to_train_on_is_an_error_that_says_why(tiny_model: Path, dataset
     job = train_job(tiny_model, dataset, tmp_path / "out", max_length=8)
     with pytest.raises(StudentError, match="20 are longer than max_length, 8 tokens"):
         train(job)
+
+
+def test_a_batch_read_in_pieces_has_the_gradients_of_the_whole(
+    tiny_model: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    gradients = []
+    for tokens in (100_000, 1):
+        monkeypatch.setattr(trainer_module, "PIECE_TOKENS", tokens)
+        gradients.append(gradients_of_one_step(train_job(tiny_model, dataset, tmp_path / str(tokens), batch_size=6)))
+
+    for name, whole in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], whole, rtol=1e-5, atol=1e-5 * float(whole.norm()))
