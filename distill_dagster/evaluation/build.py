@@ -8,6 +8,7 @@ import polars as pl
 
 from distill_dagster.errors import EvaluationError
 from distill_dagster.evaluation.collect import asked_rows, evaluation_inputs
+from distill_dagster.evaluation.declared_metrics import metric_sources
 from distill_dagster.evaluation.formatting import system_label
 from distill_dagster.evaluation.metadata import metric_plot_markdown, summary_markdown
 from distill_dagster.evaluation.model import EvaluationReport, answering
@@ -141,6 +142,9 @@ def _key(distillation: Distillation, subjects: Subjects) -> str:
     settings = distillation.spec.evaluation.model_dump(mode="json", exclude={"batch_size"})
     settings["student"] = f"{distillation.name}/{subjects.student.name}"
     settings["decoding"] = decoding(distillation)
+    sources = metric_sources(distillation.spec, distillation.folder, distillation.project.root)
+    if sources:
+        settings["metric_sources"] = sources
     return build_key("evaluation", STAGE_NUMBER, subjects.versions, settings)
 
 
@@ -174,7 +178,7 @@ def _evaluate(distillation: Distillation, subjects: Subjects, key: str, work: Pa
             inputs=inputs,
             spec_hash=spec_hash(distillation.spec),
             counts={"test_rows": len(test)},
-            details={"metrics": list(distillation.spec.evaluation.metrics), "headlines": report.headlines},
+            details={"metrics": distillation.spec.evaluation.metric_names, "headlines": report.headlines},
         )
         write_manifest(folder, manifest)
     return BuildRecord(key, "evaluation", version, inputs, {"test_rows": len(test)})

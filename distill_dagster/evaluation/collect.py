@@ -64,6 +64,8 @@ def evaluation_inputs(
         fidelity=predicted.fidelity,
         results=predicted.results,
         teacher_layers=_layers(distillation, base.prune),
+        folder=distillation.folder,
+        project_root=distillation.project.root,
         teacher_usd_per_1000_answers=None if spec.teacher.is_local else _usd_per_1000(distillation, dataset),
     )
 

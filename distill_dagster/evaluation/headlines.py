@@ -13,7 +13,7 @@ from distill_dagster.evaluation.formatting import (
 )
 from distill_dagster.evaluation.model import Counts, Identity, Measure, System, companion_name
 from distill_dagster.evaluation.statistics import Estimate
-from distill_dagster.metrics import METRICS
+from distill_dagster.metrics import metric_label
 from distill_dagster.spec.evaluation import GateSpec
 
 _NAMES = {
@@ -42,14 +42,16 @@ def headlines(
     sentences = []
     if "forward_kl" in by_name:
         sentences += [compare(by_name["forward_kl"], other, "to the teacher") for other in (System.BASE, *companions)]
-    closeness = by_name.get("chrf") or by_name[primary]
-    sentences += [compare(closeness, other, "against the teacher’s answers") for other in (System.BASE, *companions)]
-    if counts.rows_with_reference:
-        measure = next(m for m in quality if m.name == primary)
-        against = "against the human references"
+    closeness = by_name.get("chrf") or by_name.get(primary) or next((m for m in fidelity if m.unit == "score"), None)
+    if closeness is not None:
+        against = "against the teacher’s answers"
+        sentences += [compare(closeness, other, against) for other in (System.BASE, *companions)]
+    measure = next(m for m in quality if m.name == primary)
+    if any(estimate.n for estimate in measure.systems.values()):
+        against = "against the human references" if primary in by_name else ""
         sentences += [compare(measure, System.TEACHER, against), compare(measure, System.BASE, against)]
-    else:
-        sentences.append("No test row has a human reference: quality is not measured, only closeness to the teacher.")
+    if not counts.rows_with_reference:
+        sentences.append(_without_references(quality))
     if "top1" in by_name:
         sentences.append(compare(by_name["top1"], System.BIGRAM, "with the teacher"))
     return [s for s in [*sentences, *_warnings(identity, counts, health)] if s is not None]
@@ -60,7 +62,7 @@ def compare(measure: Measure, other: str, context: str) -> str | None:
     difference = measure.comparison(System.STUDENT, other)
     if difference is None:
         return None
-    subject = f"{_called(other)} on {_label(measure)} {context}"
+    subject = f"{_called(other)} on {_label(measure)} {context}".rstrip()
     evidence = _evidence(measure, other, difference)
     verdict = is_better(measure, difference)
     if difference.interval is None:
@@ -82,10 +84,16 @@ def is_better(measure: Measure, difference: Estimate) -> bool | None:
 def gate_statement(gate: GateSpec) -> str:
     """The gate as declared, and why it has no verdict."""
     return (
-        f"Declared: {METRICS[gate.metric].label} may fall at most {gate.max_degradation:g} below the teacher’s. "
+        f"Declared: {metric_label(gate.metric)} may fall at most {gate.max_degradation:g} below the teacher’s. "
         "Not decided: a gate is decided on a golden set of human-verified prompts and references, "
         "and this evaluation had none."
     )
+
+
+def _without_references(quality: Sequence[Measure]) -> str:
+    if any(estimate.n for measure in quality for estimate in measure.systems.values()):
+        return "No test row has a human reference: of quality only what needs none is measured."
+    return "No test row has a human reference: quality is not measured, only closeness to the teacher."
 
 
 def _called(other: str) -> str:
@@ -94,7 +102,7 @@ def _called(other: str) -> str:
 
 
 def _label(measure: Measure) -> str:
-    return measure.label if measure.name in METRICS else measure.label[:1].lower() + measure.label[1:]
+    return measure.label if measure.unit == "score" else measure.label[:1].lower() + measure.label[1:]
 
 
 def _evidence(measure: Measure, other: str, difference: Estimate) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import polars as pl
 
@@ -57,6 +58,7 @@ class EvaluationInputs:
         fidelity: teacher-forced agreement on the test split (FIDELITY columns and `model`); None with a hosted teacher.
         results: what the worker said of each model, by system.
         teacher_layers: layers of the model a pruned base was cut from, where known.
+        folder, project_root: where files that metrics name are looked up; None where no metric names one.
         teacher_usd_per_1000_answers: what the provider charged, from its usage; None for a teacher on this machine.
     """
 
@@ -75,3 +77,5 @@ class EvaluationInputs:
     results: Mapping[str, ModelResult]
     teacher_layers: int | None = None
     teacher_usd_per_1000_answers: float | None = None
+    folder: Path | None = None
+    project_root: Path | None = None

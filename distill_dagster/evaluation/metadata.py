@@ -26,8 +26,9 @@ def summary_markdown(report: EvaluationReport) -> str:
     rule = ["---", *("--:" for _ in systems), *(":--" for _ in others), "--:"]
     lines = [f"- {sentence}" for sentence in report.headlines]
     lines += ["", _line(header), f"|{'|'.join(rule)}|"]
-    if report.counts.rows_with_reference:
-        lines += [_row(measure, "vs reference", systems, others) for measure in report.quality]
+    for measure in report.measured_quality:
+        against = "vs reference" if report.needs_reference(measure.name) else ""
+        lines.append(_row(measure, against, systems, others))
     lines += [_row(measure, "vs teacher", systems, others) for measure in report.fidelity]
     lines += [_row(measure, "", systems, others) for measure in report.health]
     if report.gate:
@@ -40,11 +41,13 @@ def metric_plot_png(report: EvaluationReport) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    panels = [("against the teacher’s answers", [m for m in report.fidelity if m.unit == "score"])]
-    if report.counts.rows_with_reference:
-        panels.insert(0, ("against human references", report.quality))
+    candidates = [
+        ("against human references", report.measured_quality),
+        ("against the teacher’s answers", [m for m in report.fidelity if m.unit == "score"]),
+    ]
+    panels = [(title, measures) for title, measures in candidates if measures]
     systems = answering(report.companions)
-    height = 0.9 + max(0.75, 0.22 * len(systems)) * len(report.quality)
+    height = 0.9 + max(0.75, 0.22 * len(systems)) * max(len(measures) for _, measures in panels)
     figure = Figure(figsize=(4.2 * len(panels), height), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]

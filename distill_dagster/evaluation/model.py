@@ -239,3 +239,12 @@ class EvaluationReport(ReportModel):
         """A table's row by name, or None where it was not measured."""
         rows: list[Measure] = getattr(self, table)
         return next((row for row in rows if row.name == name), None)
+
+    @property
+    def measured_quality(self) -> list[Measure]:
+        """The measures of quality that any row has; without human references only those that need none."""
+        return [measure for measure in self.quality if any(estimate.n for estimate in measure.systems.values())]
+
+    def needs_reference(self, name: str) -> bool:
+        """Whether a metric compares with a reference; it then compares with the teacher's answers too."""
+        return self.measure("fidelity", name) is not None

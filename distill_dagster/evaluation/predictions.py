@@ -3,13 +3,15 @@
 Every number of a report can be computed again from this table alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 
 from distill_dagster.errors import EvaluationError
+from distill_dagster.evaluation.declared_metrics import ROW_KEYS, score_of
 from distill_dagster.evaluation.model import COUNT_BASELINES, System, companion_name
 from distill_dagster.metrics import METRICS, Metric, length_ratio, repetition_rate
+from distill_dagster.spec.metrics import MACRO_F1
 
 KEY = ["prompt_id", "sample"]
 ROW_COLUMNS = [*KEY, "group_id", "partition", "text", "reference", "completion"]
@@ -38,32 +40,43 @@ def vs_teacher(metric: str) -> str:
 
 
 def vs_reference(metric: str) -> str:
-    """The column with a metric's score against the human reference."""
+    """The column with a metric's score against the human reference, or of the answer alone where it needs none."""
     return f"{metric}_vs_reference"
 
 
 def logical_columns(metrics: Sequence[str]) -> list[str]:
-    """The columns of `build_predictions`; all of them are part of an evaluation's version, none is a timing."""
-    return [*BASE_COLUMNS, *(column for name in metrics for column in (vs_teacher(name), vs_reference(name)))]
+    """The columns of `build_predictions`; all of them are part of an evaluation's version, none is a timing.
+
+    Macro F1 has none: it is computed from the texts of all rows.
+    """
+    scored = [name for name in metrics if name != MACRO_F1]
+    return [*BASE_COLUMNS, *(column for name in scored for column in (vs_teacher(name), vs_reference(name)))]
 
 
 def build_predictions(
-    test: pl.DataFrame, generated: pl.DataFrame, fidelity: pl.DataFrame | None, metrics: Sequence[str]
+    test: pl.DataFrame,
+    generated: pl.DataFrame,
+    fidelity: pl.DataFrame | None,
+    metrics: Sequence[str],
+    known: Mapping[str, Metric] = METRICS,
 ) -> pl.DataFrame:
     """Scores every answer; columns as in `logical_columns`, sorted by prompt_id, sample, model.
 
     Models: teacher (its stored completion), student, base and the other students that answered; with a local teacher
     also the count baselines most_frequent and bigram, which guess next tokens and answer nothing. A test row that a
-    model left unanswered has a null prediction and scores 0 on every text metric.
+    model left unanswered has a null prediction and scores 0 on every metric. A metric that needs no reference judges
+    the answer alone: it is in the `vs_reference` column of every row, and null in `vs_teacher`, for it is no agreement.
 
     Args:
         test: DATASET columns.
         generated: GENERATED columns and `model`.
         fidelity: FIDELITY columns and `model`, or None with a hosted teacher.
-        metrics: names in `METRICS`.
+        metrics: names in `known`, or macro_f1.
+        known: metrics by name, as `open_metrics` gives them.
 
     Raises:
-        EvaluationError: the test split is empty, the student answered nothing, or rows are not the test split's.
+        EvaluationError: the test split is empty, the student answered nothing, rows are not the test split's, or a
+            user's metric or pattern failed.
     """
     _check(test, generated, fidelity)
     rows = test.select(ROW_COLUMNS)
@@ -72,7 +85,8 @@ def build_predictions(
     models += [model for model in COUNT_BASELINES if _has(fidelity, model)]
     answered = pl.concat([_teacher(test), *(_answers(rows, generated, model) for model in models)])
     joined = _with_fidelity(answered, fidelity)
-    scored = joined.with_columns(*_health(joined), *(s for m in metrics for s in _scores(joined, METRICS[m])))
+    scores = (column for name in metrics if name != MACRO_F1 for column in _scores(joined, known[name]))
+    scored = joined.with_columns(*_health(joined), *scores)
     schema = {**BASE_COLUMNS, **{c: pl.Float64() for c in logical_columns(metrics) if c not in BASE_COLUMNS}}
     return scored.select(pl.col(name).cast(kind) for name, kind in schema.items()).sort(*KEY, "model")
 
@@ -146,18 +160,20 @@ def _health(joined: pl.DataFrame) -> list[pl.Series]:
 
 
 def _scores(joined: pl.DataFrame, metric: Metric) -> list[pl.Series]:
+    """Both columns of a metric; the count baselines answer nothing, and the teacher is not compared with itself."""
+    rows = joined.select(*ROW_KEYS).to_dicts()
     models = joined["model"].to_list()
     predictions = joined["prediction"].to_list()
     guessing = {model.value for model in COUNT_BASELINES}
 
     def column(name: str, against: str, not_of: set[str]) -> pl.Series:
         values = [
-            None if target is None or model in not_of else 0.0 if text is None else metric.score(text, target)
-            for model, text, target in zip(models, predictions, joined[against].to_list(), strict=True)
+            None if model in not_of else score_of(metric, text, row[against], row)
+            for model, text, row in zip(models, predictions, rows, strict=True)
         ]
         return pl.Series(name, values, dtype=pl.Float64)
 
-    return [
-        column(vs_teacher(metric.name), "completion", guessing | {System.TEACHER.value}),
-        column(vs_reference(metric.name), "reference", guessing),
-    ]
+    own = column(vs_reference(metric.name), "reference", guessing)
+    if not metric.needs_reference:
+        return [pl.Series(vs_teacher(metric.name), [None] * len(joined), dtype=pl.Float64), own]
+    return [column(vs_teacher(metric.name), "completion", guessing | {System.TEACHER.value}), own]

@@ -18,7 +18,7 @@ from distill_dagster.evaluation.model import (
 from distill_dagster.evaluation.plots import bar_plot, interval_plot, loss_plot
 from distill_dagster.evaluation.statistics import BOOTSTRAP_MIN_CLUSTERS, BOOTSTRAP_RESAMPLES, Estimate, Method
 from distill_dagster.evaluation.view import Timings, cards, side_by_side, student_facts
-from distill_dagster.metrics import METRICS
+from distill_dagster.metrics import metric_label
 
 TEMPLATE = "report.html.j2"
 Measurements = dict[str, Timings]
@@ -37,8 +37,7 @@ def render_html(report: EvaluationReport, predictions: pl.DataFrame, measurement
         measurements: as in measurements.json.
     """
     fidelity = {measure.name: measure for measure in report.fidelity}
-    text_measures = [measure for measure in report.fidelity if measure.name in METRICS]
-    quality_plot = interval_plot(report.quality, "Text metrics against the human references")
+    text_measures = [measure for measure in report.fidelity if measure.unit == "score"]
     samples, companions = report.samples, report.companions
     source = _template().render(
         report=report,
@@ -47,10 +46,10 @@ def render_html(report: EvaluationReport, predictions: pl.DataFrame, measurement
         facts=student_facts(report, measurements["training"], measurements["capture"]),
         cards=cards(report, measurements["prediction"]),
         measurements=measurements,
-        primary_label=METRICS[report.primary_metric].label,
+        primary_label=metric_label(report.primary_metric),
         worst=side_by_side(predictions, samples.worst, report.primary_metric, companions),
         fixed=side_by_side(predictions, samples.fixed, report.primary_metric, companions),
-        quality_plot=quality_plot if report.counts.rows_with_reference else "",
+        quality_plot=interval_plot(report.measured_quality, "Text metrics against the human references"),
         closeness_plot=interval_plot(text_measures, "Text metrics against the teacher’s answers"),
         token_plots=[bar_plot(fidelity[name]) for name in ("top1", "forward_kl") if name in fidelity],
         loss_plot=loss_plot(report.training),
@@ -71,7 +70,6 @@ def _template() -> Template:
         BOOTSTRAP_MIN_CLUSTERS=BOOTSTRAP_MIN_CLUSTERS,
         BOOTSTRAP_RESAMPLES=BOOTSTRAP_RESAMPLES,
         COUNT_BASELINES=COUNT_BASELINES,
-        METRICS=METRICS,
         System=System,
         UNDEFINED=formatting.UNDEFINED,
         UNIT_LABELS=formatting.UNIT_LABELS,

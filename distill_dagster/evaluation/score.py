@@ -40,9 +40,10 @@ def evaluate(inputs: EvaluationInputs, predictions: pl.DataFrame) -> EvaluationR
         predictions: what `build_predictions` made of it.
     """
     spec = inputs.spec.evaluation
-    primary = spec.gate.metric if spec.gate else spec.metrics[0]
+    primary = spec.primary_metric
     companions = tuple(companion(other.name) for other in inputs.companions)
-    scored = Scored(predictions, spec.confidence, DEFAULT_SEED, companions)
+    labels = tuple(inputs.spec.teacher.labels or ())
+    scored = Scored(predictions, spec.confidence, DEFAULT_SEED, companions, labels)
     quality = quality_table(scored, spec.metrics)
     fidelity = fidelity_table(scored, spec.metrics)
     health = health_table(scored)

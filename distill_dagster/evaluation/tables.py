@@ -1,10 +1,12 @@
 """The report's tables: quality against human references, fidelity to the teacher, and the health of the texts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
+from distill_dagster.evaluation.declared_metrics import metric_facts
+from distill_dagster.evaluation.label_f1 import macro_f1, macro_f1_difference
 from distill_dagster.evaluation.model import COUNT_BASELINES, Comparison, Measure, System, Unit, answering
 from distill_dagster.evaluation.predictions import KEY, vs_reference, vs_teacher
 from distill_dagster.evaluation.statistics import (
@@ -14,9 +16,11 @@ from distill_dagster.evaluation.statistics import (
     paired_ratio_difference,
     ratio_estimate,
 )
-from distill_dagster.metrics import METRICS
+from distill_dagster.metrics import label_form
+from distill_dagster.spec.metrics import MACRO_F1, MetricName, MetricSpec, metric_name
 
 Pairs = Sequence[tuple[str, str]]
+Entries = Sequence[MetricName | MetricSpec]
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,14 @@ class Scored:
 
     Attributes:
         companions: system names of the other students.
+        labels: the declared labels, if any.
     """
 
     predictions: pl.DataFrame
     confidence: float
     seed: int
     companions: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
 
     @property
     def answering(self) -> tuple[str, ...]:
@@ -64,6 +70,25 @@ class Scored:
     def rate(self, quantity: Quantity, top: pl.Expr, bottom: pl.Expr, systems: Sequence[str], pairs: Pairs) -> Measure:
         """Σtop/Σbottom over rows where both are known, and paired differences of two such rates."""
         return self._measure(quantity, {"top": top, "bottom": bottom}, systems, pairs)
+
+    def macro_f1(self, quantity: Quantity, target: str, systems: Sequence[str], pairs: Pairs) -> Measure:
+        """Macro F1 over rows whose `target`, a column of texts, is a label; what is no label is wrong there."""
+        columns = {
+            "target": pl.col(target).map_elements(self._label, return_dtype=pl.String).replace("", None),
+            "said": pl.col("prediction").map_elements(self._label, return_dtype=pl.String).fill_null(""),
+        }
+        return self._measure(quantity, columns, systems, pairs)
+
+    def with_teacher(self) -> "Scored":
+        """The same with the teacher's answer to each row, as `teacher_answer`."""
+        is_teachers = pl.col("model") == System.TEACHER.value
+        answers = self.predictions.filter(is_teachers).select(*KEY, teacher_answer="prediction")
+        return replace(self, predictions=self.predictions.join(answers, on=KEY, how="left"))
+
+    def _label(self, text: str) -> str:
+        """The form in which labels are compared; empty for what is none of the declared ones."""
+        form = label_form(text)
+        return form if not self.labels or form in map(label_form, self.labels) else ""
 
     def kept(self, column: str, left: str, right: str) -> Estimate:
         """Σleft/Σright of one column over the rows that both have: the share of `right`'s score that `left` keeps."""
@@ -100,12 +125,17 @@ class Scored:
 
     def _single(self, rows: pl.DataFrame) -> Estimate:
         clusters = rows["group_id"].to_list()
+        if "said" in rows.columns:
+            return macro_f1(rows["target"].to_list(), rows["said"].to_list(), clusters, self.confidence)
         if "value" in rows.columns:
             return mean_estimate(rows["value"].to_numpy(), clusters, self.confidence, self.seed)
         return ratio_estimate(rows["top"].to_numpy(), rows["bottom"].to_numpy(), clusters, self.confidence, self.seed)
 
     def _difference(self, both: pl.DataFrame) -> Estimate:
         clusters = both["group_id"].to_list()
+        if "said" in both.columns:
+            targets, said, other = (both[name].to_list() for name in ("target", "said", "said_right"))
+            return macro_f1_difference(targets, said, other, clusters, self.confidence)
         if "value" in both.columns:
             a, b = both["value"].to_numpy(), both["value_right"].to_numpy()
             return paired_difference(a, b, clusters, self.confidence, self.seed)
@@ -115,14 +145,21 @@ class Scored:
         return paired_ratio_difference(top, bottom, top_right, bottom_right, clusters, self.confidence, self.seed)
 
 
-def quality_table(scored: Scored, metrics: Sequence[str]) -> list[Measure]:
-    """Text metrics of teacher, students and base against the human references."""
+def quality_table(scored: Scored, metrics: Entries) -> list[Measure]:
+    """Teacher, students and base against the human references; what needs none is measured on every row."""
     pairs = scored.against(System.TEACHER)
-    return [scored.mean(_text_quantity(name), pl.col(vs_reference(name)), scored.answering, pairs) for name in metrics]
+    return [
+        scored.macro_f1(_quantity(metric), "reference", scored.answering, pairs)
+        if metric == MACRO_F1
+        else scored.mean(_quantity(metric), pl.col(vs_reference(metric_name(metric))), scored.answering, pairs)
+        for metric in metrics
+    ]
 
 
-def fidelity_table(scored: Scored, metrics: Sequence[str]) -> list[Measure]:
-    """Closeness to the teacher: forward KL and top-1 agreement per token (local teachers), and text metrics."""
+def fidelity_table(scored: Scored, metrics: Entries) -> list[Measure]:
+    """Closeness to the teacher: forward KL and top-1 agreement per token (local teachers), and metrics against its
+    answers; a metric that needs no reference is none of these.
+    """
     table = []
     if scored.predictions["kl_tokens"].is_not_null().any():
         tokens = pl.col("kl_tokens")
@@ -136,8 +173,11 @@ def fidelity_table(scored: Scored, metrics: Sequence[str]) -> list[Measure]:
             scored.rate(agreement, pl.col("top1_hits"), tokens, guessing, scored.against(*COUNT_BASELINES)),
         ]
     texts = [
-        scored.mean(_text_quantity(name), pl.col(vs_teacher(name)), scored.learners, scored.against())
-        for name in metrics
+        scored.with_teacher().macro_f1(_quantity(metric), "teacher_answer", scored.learners, scored.against())
+        if metric == MACRO_F1
+        else scored.mean(_quantity(metric), pl.col(vs_teacher(metric_name(metric))), scored.learners, scored.against())
+        for metric in metrics
+        if metric_facts(metric).needs_reference
     ]
     return [*table, *texts]
 
@@ -157,9 +197,9 @@ def health_table(scored: Scored) -> list[Measure]:
     ]
 
 
-def _text_quantity(name: str) -> Quantity:
-    metric = METRICS[name]
-    return Quantity(metric.name, metric.label, metric.description, "score", True)
+def _quantity(metric: MetricName | MetricSpec) -> Quantity:
+    facts = metric_facts(metric)
+    return Quantity(facts.name, facts.label, facts.description, "score", True)
 
 
 def _paired(left: pl.DataFrame, right: pl.DataFrame) -> pl.DataFrame:

@@ -19,7 +19,7 @@ from distill_dagster.evaluation.model import EvaluationReport, Measure, SampleRo
 from distill_dagster.evaluation.plots import role
 from distill_dagster.evaluation.predictions import KEY, vs_reference, vs_teacher
 from distill_dagster.evaluation.statistics import Estimate
-from distill_dagster.metrics import METRICS
+from distill_dagster.metrics import metric_label
 
 SHOWN_CHARACTERS = 4_000
 OBJECTIVES = {
@@ -109,21 +109,27 @@ def side_by_side(
     predictions: pl.DataFrame, rows: list[SampleRow], primary: str, companions: list[str]
 ) -> list[SideBySide]:
     """The texts of chosen rows: teacher, students, base, and the human reference where there is one."""
-    return [_texts(predictions, row, primary, answering(companions)) for row in rows]
+    is_agreement = predictions[vs_teacher(primary)].is_not_null().any()
+    against = "vs reference" if is_agreement else metric_label(primary)
+    return [_texts(predictions, row, primary, against, answering(companions)) for row in rows]
 
 
 def _quality(report: EvaluationReport) -> Card:
-    label = f"of the teacher’s {METRICS[report.primary_metric].label} kept"
+    label = f"of the teacher’s {metric_label(report.primary_metric)} kept"
     kept = report.quality_kept
     if kept.value is None:
-        return Card(label, UNDEFINED, "no human references to measure quality against")
-    return Card(label, _percent(kept), f"against human references, {_rests_on(kept, 'share')}")
+        why = "the teacher scores 0 on every row" if kept.n else "no human references to measure quality against"
+        return Card(label, UNDEFINED, why)
+    against = "against human references" if report.needs_reference(report.primary_metric) else "on every test row"
+    return Card(label, _percent(kept), f"{against}, {_rests_on(kept, 'share')}")
 
 
 def _fidelity(report: EvaluationReport) -> Card:
     top1 = report.measure("fidelity", "top1")
-    measure = top1 or report.measure("fidelity", report.primary_metric)
-    assert measure is not None  # the primary metric is always measured
+    others = (report.measure("fidelity", report.primary_metric), *report.fidelity)
+    measure = top1 or next((one for one in others if one is not None), None)
+    if measure is None:
+        return Card("closeness to the teacher", UNDEFINED, "no metric compares with the teacher’s answers")
     estimate = measure.systems[System.STUDENT]
     label = "of next tokens as the teacher’s" if top1 else f"{measure.label} with the teacher’s answers"
     return Card(label, _share(estimate, measure), _rests_on(estimate, measure.unit))
@@ -171,7 +177,9 @@ def _learnt_from(student: StudentFacts) -> str:
     return TARGETS.get(student.targets, student.targets)
 
 
-def _texts(predictions: pl.DataFrame, row: SampleRow, primary: str, systems: tuple[str, ...]) -> SideBySide:
+def _texts(
+    predictions: pl.DataFrame, row: SampleRow, primary: str, against: str, systems: tuple[str, ...]
+) -> SideBySide:
     own = predictions.filter((pl.col(KEY[0]) == row.prompt_id) & (pl.col(KEY[1]) == row.sample))
     by_model = {record["model"]: record for record in own.iter_rows(named=True)}
     first = by_model[System.TEACHER.value]
@@ -180,7 +188,7 @@ def _texts(predictions: pl.DataFrame, row: SampleRow, primary: str, systems: tup
             role=role(system),
             label=system_label(system),
             text=_shown(by_model[system]["prediction"]),
-            scores=_scores(by_model[system], primary),
+            scores=_scores(by_model[system], primary, against),
         )
         for system in systems
         if system in by_model
@@ -192,10 +200,10 @@ def _texts(predictions: pl.DataFrame, row: SampleRow, primary: str, systems: tup
     )
 
 
-def _scores(record: dict[str, Any], primary: str) -> str:
+def _scores(record: dict[str, Any], primary: str, against: str) -> str:
     parts = [
-        f"{number(record[column], 3)} {against}"
-        for column, against in ((vs_reference(primary), "vs reference"), (vs_teacher(primary), "vs teacher"))
+        f"{number(record[column], 3)} {said}"
+        for column, said in ((vs_reference(primary), against), (vs_teacher(primary), "vs teacher"))
         if record[column] is not None
     ]
     if record["stopped"] is False:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
+from distill_dagster.evaluation.declared_metrics import open_metrics
 from distill_dagster.evaluation.inputs import EvaluationInputs
 from distill_dagster.evaluation.model import EvaluationReport, System, companion
 from distill_dagster.evaluation.predictions import build_predictions
@@ -27,9 +28,12 @@ def write_evaluation(folder: Path, inputs: EvaluationInputs) -> EvaluationReport
     is in measurements.json, and the page shows both.
 
     Raises:
-        EvaluationError: the inputs do not belong together, or there is nothing to evaluate on.
+        EvaluationError: the inputs do not belong together, there is nothing to evaluate on, or a user's metric failed.
+        SpecError: a metric's JSON Schema cannot be read.
     """
-    predictions = build_predictions(inputs.test, inputs.generated, inputs.fidelity, inputs.spec.evaluation.metrics)
+    names = inputs.spec.evaluation.metric_names
+    with open_metrics(inputs.spec, inputs.folder, inputs.project_root) as metrics:
+        predictions = build_predictions(inputs.test, inputs.generated, inputs.fidelity, names, metrics)
     report = evaluate(inputs, predictions)
     measurements = _measurements(inputs)
     page = render_html(report, predictions, measurements)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from distill_dagster.spec.base import SpecModel
-from distill_dagster.spec.evaluation import MetricName
+from distill_dagster.spec.metrics import ReferenceMetricName
 from distill_dagster.spec.money import PriceSpec
 
 Label = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
@@ -35,7 +35,7 @@ class JudgeSpec(SpecModel):
 class BestSpec(SpecModel):
     """How samples are scored; exactly one of the keys. The highest score wins, then the smaller sample."""
 
-    metric: MetricName | None = Field(None, description="Against the prompt's reference.")
+    metric: ReferenceMetricName | None = Field(None, description="Against the prompt's reference.")
     judge: JudgeSpec | None = Field(None, description="A model's score.")
     python: str | None = Field(
         None, description="`module.function` beside the YAML file: (prompt, completion, reference) → number."

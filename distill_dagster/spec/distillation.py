@@ -8,6 +8,7 @@ from distill_dagster.spec.base import SpecModel
 from distill_dagster.spec.curation import CurationSpec, StudentPromptSpec
 from distill_dagster.spec.evaluation import EvaluationSpec
 from distill_dagster.spec.logits import LogitsSpec
+from distill_dagster.spec.metrics import MACRO_F1
 from distill_dagster.spec.prompts import PromptsSpec
 from distill_dagster.spec.students import StudentSpec
 from distill_dagster.spec.teacher import TeacherSpec
@@ -35,8 +36,10 @@ class DistillationSpec(SpecModel):
     @model_validator(mode="after")
     def _blocks_agree(self) -> Self:
         gate = self.evaluation.gate
-        if gate is not None and gate.metric not in self.evaluation.metrics:
-            measured = ", ".join(self.evaluation.metrics)
+        measured = ", ".join(name for name in self.evaluation.metric_names if name != MACRO_F1)
+        if gate is not None and gate.metric == MACRO_F1:
+            raise ValueError(f"evaluation.gate.metric: {MACRO_F1} has no score per row; write one of {measured}")
+        if gate is not None and gate.metric not in self.evaluation.metric_names:
             raise ValueError(
                 f"evaluation.gate.metric: {gate.metric!r} is not measured; "
                 f"write one of {measured}, or add it to evaluation.metrics"

@@ -1,12 +1,11 @@
 """The `golden_set:` and `evaluation:` blocks: what is measured, and how much loss is acceptable."""
 
-from typing import Literal
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from distill_dagster.spec.base import SpecModel
-
-MetricName = Literal["rouge_l", "chrf", "exact_match"]
+from distill_dagster.spec.metrics import MACRO_F1, MetricEntry, check_metrics, metric_name
 
 
 class GateSpec(SpecModel):
@@ -19,8 +18,27 @@ class GateSpec(SpecModel):
 class EvaluationSpec(SpecModel):
     """What is measured on the test split."""
 
-    metrics: list[MetricName] = Field(["rouge_l", "chrf", "exact_match"], min_length=1)
+    metrics: list[MetricEntry] = Field(
+        ["rouge_l", "chrf", "exact_match"],
+        min_length=1,
+        description="The first is the report's main one, unless the gate names another.",
+    )
     gate: GateSpec | None = Field(None, description="Declared and reported; it is not decided yet.")
     max_tokens: int | None = Field(None, ge=1, description="Longest answer; default: the teacher's max_tokens.")
     batch_size: int = Field(32, ge=1, description="Prompts per forward pass when answering.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Of the intervals.")
+
+    @model_validator(mode="after")
+    def _metrics_are_told_apart(self) -> Self:
+        check_metrics(self.metrics)
+        return self
+
+    @property
+    def metric_names(self) -> list[str]:
+        """What the metrics are called in columns, reports and the gate."""
+        return [metric_name(entry) for entry in self.metrics]
+
+    @property
+    def primary_metric(self) -> str:
+        """The gate's metric, else the first with a score per row."""
+        return self.gate.metric if self.gate else next(name for name in self.metric_names if name != MACRO_F1)

@@ -101,7 +101,8 @@ def _lines(node: yaml.Node, at: KeyPath = ()) -> Iterator[tuple[KeyPath, int]]:
 def _explain(path: Path, error: ValidationError, lines: dict[KeyPath, int]) -> str:
     messages = []
     for problem in error.errors():
-        at: KeyPath = ("attributes", *(part for part in problem["loc"] if part != "[key]"))
+        # Parts in brackets are pydantic's, not keys: `[key]`, and which form of a value was tried.
+        at: KeyPath = ("attributes", *(part for part in problem["loc"] if not str(part).startswith("[")))
         messages.append(f"{path}:{_nearest(at, lines)}: {_sentence(at, problem)}")
     return "\n".join(dict.fromkeys(messages))
 
@@ -139,10 +140,16 @@ def _fields_at(at: KeyPath) -> list[str]:
     schema = DistillationSpec.model_json_schema()
     node: dict[str, Any] = schema
     for part in at:
-        node = node.get("properties", {}).get(part) or node.get("additionalProperties") or {}
+        node = node.get("properties", {}).get(part) or node.get("additionalProperties") or _item(node)
         if "$ref" in node:
             node = schema["$defs"][node["$ref"].rsplit("/", 1)[-1]]
     return list(node.get("properties", {}))
+
+
+def _item(node: dict[str, Any]) -> dict[str, Any]:
+    """What a list holds; of several forms the block, which alone has fields."""
+    item: dict[str, Any] = node.get("items") or {}
+    return next((form for form in item.get("oneOf", ()) if "$ref" in form), item)
 
 
 def _short(value: object, limit: int = 60) -> str:

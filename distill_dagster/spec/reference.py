@@ -40,8 +40,9 @@ def _type(field: dict[str, Any]) -> str:
     if "$ref" in field:
         name = _title(field["$ref"].rsplit("/", 1)[-1])
         return f"[{name}](#{name})"
-    if "anyOf" in field:
-        return " or ".join(dict.fromkeys(_type(option) for option in field["anyOf"] if option.get("type") != "null"))
+    forms = field.get("anyOf") or field.get("oneOf")
+    if forms:
+        return " or ".join(dict.fromkeys(_type(form) for form in forms if form.get("type") != "null"))
     if "enum" in field:
         return ", ".join(f"`{value}`" for value in field["enum"])
     if "const" in field:
@@ -87,7 +88,8 @@ def _walk(block: dict[str, Any], schema: dict[str, Any]) -> Iterator[str]:
 def _references(field: dict[str, Any]) -> Iterator[str]:
     if "$ref" in field:
         yield field["$ref"].rsplit("/", 1)[-1]
-    for nested in (*field.get("anyOf", ()), *field.get("patternProperties", {}).values()):
+    forms = [*field.get("anyOf", ()), *field.get("oneOf", ()), *field.get("patternProperties", {}).values()]
+    for nested in [*forms, field["items"]] if "items" in field else forms:
         yield from _references(nested)
 
 

@@ -1,15 +1,17 @@
 """Measures what each design's answers came to: usable or not, how good, how long, how dear, and how alike."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import polars as pl
 
+from distill_dagster.evaluation.declared_metrics import ROW_KEYS, metric_facts, open_metrics, score_of
 from distill_dagster.evaluation.statistics import DEFAULT_SEED, Estimate, mean_estimate, paired_difference
-from distill_dagster.metrics import METRICS, chrf, words
+from distill_dagster.metrics import Metric, chrf, words
 from distill_dagster.spec.evaluation import EvaluationSpec
+from distill_dagster.spec.metrics import MACRO_F1
 from distill_dagster.spec.teacher import TeacherSpec
 from distill_dagster.teachers.answers.assessment import Assessor
 from distill_dagster.teachers.answers.selection import is_usable
@@ -46,9 +48,9 @@ def score_answers(inquiry: Inquiry, answers: Sequence[pl.DataFrame]) -> pl.DataF
         answers: each question's requests with the answers' FETCHED columns.
 
     Returns:
-        ANSWER_COLUMNS, and a column for each declared text metric: null without a reference, and 0 where the design has
-        no text to score (refused, failed, empty). `answer` is null there; `cost_microusd` is the price of a single
-        message, however the stored answer was paid.
+        ANSWER_COLUMNS, and a column for each declared metric: null without the reference it needs, and 0 where the
+        design has no text to score (refused, failed, empty). `answer` is null there; `cost_microusd` is the price of a
+        single message, however the stored answer was paid.
     """
     frames = [_scored(inquiry, question, frame) for question, frame in zip(inquiry.questions, answers, strict=True)]
     return pl.concat(frames)
@@ -61,16 +63,16 @@ def compare(inquiry: Inquiry, scored: pl.DataFrame) -> VariantsReport:
     measures = [comparison.measure(quantity) for quantity in _quantities(inquiry, evaluation)]
     agreement = comparison.agreement()
     designs = [_facts(question, scored) for question in inquiry.questions]
-    primary = evaluation.gate.metric if evaluation.gate else evaluation.metrics[0]
+    primary = next(facts for facts in map(metric_facts, evaluation.metrics) if facts.name == evaluation.primary_metric)
     referenced = len(inquiry.rows) - inquiry.rows["reference"].null_count()
     return VariantsReport(
         distillation=inquiry.distillation.name,
-        headlines=headlines(designs, measures, agreement, primary, referenced),
+        headlines=headlines(designs, measures, agreement, primary),
         rows=len(inquiry.rows),
         groups=inquiry.rows["group_id"].n_unique(),
         available=inquiry.available,
         rows_with_reference=referenced,
-        primary_metric=primary,
+        primary_metric=primary.name,
         declared=declared_values(inquiry.distillation),
         designs=designs,
         measures=measures,
@@ -101,9 +103,15 @@ def _quantities(inquiry: Inquiry, evaluation: EvaluationSpec) -> list[_Quantity]
     each = pl.col
     metrics = [
         _Quantity(
-            name, METRICS[name].label, f"{METRICS[name].description}, against the reference", "score", True, each(name)
+            facts.name,
+            facts.label,
+            f"{facts.description}, against the reference" if facts.needs_reference else facts.description,
+            "score",
+            True,
+            each(facts.name),
         )
-        for name in evaluation.metrics
+        for facts in map(metric_facts, evaluation.metrics)
+        if facts.name != MACRO_F1  # a few rows a design are no class-wise measure
     ]
     return [
         _Quantity("usable", "Usable answers", usable, "share", True, each("usable").cast(pl.Float64)),
@@ -202,8 +210,9 @@ def _scored(inquiry: Inquiry, question: Question, answers: pl.DataFrame) -> pl.D
     )
     texts = judged["answer"].to_list()
     counts = pl.Series("words", [None if text is None else len(words(text)) for text in texts], dtype=pl.Int64)
-    metrics = distillation.spec.evaluation.metrics
-    scores = [_scores(name, texts, judged["reference"].to_list(), METRICS[name].score) for name in metrics]
+    declared = inquiry.distillation
+    with open_metrics(declared.spec, declared.folder, declared.project.root) as metrics:
+        scores = [_scores(metric, texts, judged) for metric in metrics.values()]
     return judged.with_columns(counts, *scores).select(*ANSWER_COLUMNS, *metrics)
 
 
@@ -212,14 +221,11 @@ def _unselected(teacher: TeacherSpec) -> TeacherSpec:
     return teacher.model_copy(update={"select": "all", "samples": 1})
 
 
-def _scores(
-    name: str, texts: list[str | None], references: list[str | None], score: Callable[[str, str], float]
-) -> pl.Series:
-    values = [
-        None if reference is None else 0.0 if text is None else score(text, reference)
-        for text, reference in zip(texts, references, strict=True)
-    ]
-    return pl.Series(name, values, dtype=pl.Float64)
+def _scores(metric: Metric, texts: list[str | None], judged: pl.DataFrame) -> pl.Series:
+    """The answers are the teacher's own, so a row has no other `completion`."""
+    rows = judged.with_columns(completion=pl.lit(None, dtype=pl.String)).select(ROW_KEYS).to_dicts()
+    values = [score_of(metric, text, row["reference"], row) for text, row in zip(texts, rows, strict=True)]
+    return pl.Series(metric.name, values, dtype=pl.Float64)
 
 
 def _costs(question: Question, rows: pl.DataFrame) -> pl.Series:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from distill_dagster.evaluation.formatting import METHOD_LABELS, rows_in_groups
 from distill_dagster.evaluation.statistics import Estimate
-from distill_dagster.metrics import METRICS
+from distill_dagster.metrics import MetricFacts
 from distill_dagster.variants.formatting import interval, shown
 from distill_dagster.variants.make import DECLARED
 from distill_dagster.variants.model import Agreement, DesignFacts, DesignMeasure
@@ -14,18 +14,19 @@ def headlines(
     designs: Sequence[DesignFacts],
     measures: Sequence[DesignMeasure],
     agreement: Sequence[Agreement],
-    primary: str,
-    rows_with_reference: int,
+    primary: MetricFacts,
 ) -> list[str]:
     """Findings in the order in which a reader asks: better, usable, cheaper, and how different at all."""
+    against = " against the human references" if primary.needs_reference else ""
     by_name = {measure.name: measure for measure in measures}
     variants = [design.name for design in designs if design.name != DECLARED]
     sentences = []
-    if not rows_with_reference:
+    is_measured = any(estimate.n for estimate in by_name[primary.name].designs.values())
+    if not is_measured:
         sentences.append("No row has a human reference, so quality is not measured: read the answers side by side.")
     for variant in variants:
-        if rows_with_reference:
-            sentences.append(_quality(by_name[primary], variant))
+        if is_measured:
+            sentences.append(_quality(by_name[primary.name], variant, against))
         if _is_ever_unusable(by_name["usable"], variant):
             sentences.append(_usable(by_name["usable"], variant))
         sentences.append(_cost(by_name, variant))
@@ -33,9 +34,8 @@ def headlines(
     return sentences
 
 
-def _quality(measure: DesignMeasure, variant: str) -> str:
-    label = METRICS[measure.name].label
-    subject = f"the declared design on {label} against the human references"
+def _quality(measure: DesignMeasure, variant: str, against: str) -> str:
+    subject = f"the declared design on {measure.label}{against}"
     verdict = measure.verdict(variant)
     evidence = _evidence(measure, variant)
     if measure.differences[variant].interval is None:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from distill_dagster.evaluation import formatting
 from distill_dagster.evaluation.statistics import BOOTSTRAP_MIN_CLUSTERS, BOOTSTRAP_RESAMPLES, Estimate, Method
 from distill_dagster.evaluation.view import SHOWN_CHARACTERS
-from distill_dagster.metrics import METRICS
+from distill_dagster.metrics import metric_label
 from distill_dagster.variants.formatting import interval, shown
 from distill_dagster.variants.make import DECLARED
 from distill_dagster.variants.model import DesignMeasure, VariantsReport
@@ -76,7 +76,6 @@ def _template() -> Template:
         BOOTSTRAP_MIN_CLUSTERS=BOOTSTRAP_MIN_CLUSTERS,
         BOOTSTRAP_RESAMPLES=BOOTSTRAP_RESAMPLES,
         DECLARED=DECLARED,
-        METRICS=METRICS,
         UNDEFINED=formatting.UNDEFINED,
         METHOD_LABELS=formatting.METHOD_LABELS,
         count=formatting.count,
@@ -96,7 +95,9 @@ def _plot(report: VariantsReport) -> Markup:
     cost = measures["cost"]
     is_free = not any(estimate.value for estimate in cost.designs.values())
     x = measures["output_tokens"] if is_free else cost
-    return trade_off_plot(x, measures[report.primary_metric] if report.rows_with_reference else measures["words"])
+    quality = measures[report.primary_metric]
+    is_measured = any(estimate.n for estimate in quality.designs.values())
+    return trade_off_plot(x, quality if is_measured else measures["words"])
 
 
 def _example(scored: pl.DataFrame, prompt_id: str, report: VariantsReport) -> Example:
@@ -111,7 +112,7 @@ def _answer(row: dict[str, Any], report: VariantsReport) -> Answer:
     parts += [str(row[name]).replace("_", " ") for name in ("detail", "problem") if row[name] is not None]
     score = row[report.primary_metric]
     if score is not None:
-        parts.append(f"{formatting.number(score, 3)} vs reference")
+        parts.append(f"{metric_label(report.primary_metric)} {formatting.number(score, 3)}")
     tokens = row["output_tokens"]
     parts.append(f"{formatting.count(tokens)} token{'' if tokens == 1 else 's'}")
     text = None if row["answer"] is None else _cut(row["answer"])

@@ -8,6 +8,7 @@ import pytest
 from distill_dagster.metrics import chrf
 from distill_dagster.project import Distillation
 from distill_dagster.variants.model import DesignMeasure, VariantsReport
+from distill_dagster.variants.report import render_html
 from tests.fakes.anthropic_server import AnthropicServer, Reply
 from tests.variants.conftest import Compared
 from tests.variants.designs import SPEC, rows
@@ -107,6 +108,25 @@ def test_without_references_only_length_cost_and_likeness_are_measured(declare: 
     assert report.rows_with_reference == 0
     assert measure(report, "rouge_l").designs["brief"].value is None
     assert "No row has a human reference" in report.headlines[0]
+
+
+def test_what_needs_no_reference_is_measured_without_one(declare: Declare, run: Run) -> None:
+    metrics = '[{python: own.short, needs_reference: false}, {regex: "[0-9]"}, macro_f1, label_accuracy]'
+    spec = SPEC.replace("  reference: answer\n", "").replace("[rouge_l, chrf]", metrics)
+    own = (
+        "def short(prediction, reference, row):\n    return float(len(prediction) < 40 and row['text'].endswith('?'))\n"
+    )
+
+    _, scored, report = run(declare(spec, rows__jsonl=rows(80, reference=False), own__py=own), 20)
+
+    answered = scored.filter(pl.col("answer").is_not_null())
+    names = [m.name for m in report.measures]
+    assert names[1:4] == ["python_own_short", "regex", "label_accuracy"]
+    assert answered["python_own_short"].to_list() == [float(n < 40) for n in answered["answer"].str.len_chars()]
+    assert measure(report, "python_own_short").designs["brief"].n == 20
+    assert measure(report, "label_accuracy").designs["brief"].value is None
+    assert "the declared design on python_own_short: " in report.headlines[0]
+    assert "python_own_short 1.000" in render_html(report, scored)
 
 
 def test_labels_decide_what_is_usable(declare: Declare, claude: AnthropicServer, run: Run) -> None:

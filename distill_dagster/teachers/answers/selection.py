@@ -9,10 +9,10 @@ from typing import Any
 import polars as pl
 
 from distill_dagster.errors import TeacherError
-from distill_dagster.metrics import METRICS
+from distill_dagster.metrics import METRICS, NO_ROW
 from distill_dagster.prompts.source_python import UserFunction
 from distill_dagster.spec.answers import BestOf, SelectSpec
-from distill_dagster.spec.evaluation import MetricName
+from distill_dagster.spec.metrics import ReferenceMetricName
 from distill_dagster.teachers.answers.validity import is_judged
 from distill_dagster.teachers.protocol import ResponseStatus
 
@@ -46,7 +46,7 @@ def select(rows: pl.DataFrame, how: SelectSpec) -> pl.DataFrame:
     return rows.with_columns(selected=position.is_in(chosen["position"].implode()) | has_none)
 
 
-def metric_scores(rows: pl.DataFrame, metric: MetricName) -> pl.Series:
+def metric_scores(rows: pl.DataFrame, metric: ReferenceMetricName) -> pl.Series:
     """Each usable answer's metric against the prompt's reference; null without reference.
 
     Args:
@@ -56,7 +56,7 @@ def metric_scores(rows: pl.DataFrame, metric: MetricName) -> pl.Series:
     measure = METRICS[metric].score
 
     def score(completion: str, reference: str | None) -> float | None:
-        return measure(completion, reference) if reference is not None else None
+        return measure(completion, reference, NO_ROW) if reference is not None else None
 
     return _scores(rows, ["completion", "reference"], score)
 

@@ -1,7 +1,6 @@
 """What an answer has to be: one of the declared labels, or JSON that matches the declared schema."""
 
 import json
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,6 +14,7 @@ from referencing.jsonschema import DRAFT202012, SchemaRegistry, SchemaResource
 
 from distill_dagster.errors import SpecError, StorageError
 from distill_dagster.lineage.hashing import canonical_json
+from distill_dagster.metrics import label_form
 from distill_dagster.spec.answers import JsonSchema
 from distill_dagster.storage import contained
 from distill_dagster.teachers.protocol import ResponseStatus
@@ -26,24 +26,23 @@ SHARE_DIGITS = 6
 _KEY = "teacher.json_schema"
 # Without it the validator would fetch a `$ref` from the network.
 _NOTHING_ELSE: SchemaRegistry = Registry()
-_WRAPPINGS = ('""', "''", "**", "“”", "‘’", "«»", "»«", "„“", "「」", "『』")
-_FULL_STOPS = (".", "。")
 
 
-def load_schema(json_schema: JsonSchema, folder: Path, project_root: Path) -> dict[str, Any]:
-    """The declared JSON Schema (draft 2020-12), as the request carries it and as answers are validated.
+def load_schema(json_schema: JsonSchema, folder: Path, project_root: Path, key: str = _KEY) -> dict[str, Any]:
+    """A declared JSON Schema (draft 2020-12), as the request carries it and as answers are validated.
 
     Args:
         json_schema: the schema, or the name of a JSON file relative to `folder`.
         folder: the YAML file's folder.
         project_root: a file outside it is refused.
+        key: where in the YAML it is declared.
 
     Raises:
         SpecError: the file is missing, outside the project or not a JSON object, or the schema is not valid or refers
             to something that is not in it.
     """
-    where = f"{_KEY}: {json_schema}" if isinstance(json_schema, str) else _KEY
-    schema = _read(json_schema, folder, project_root) if isinstance(json_schema, str) else json_schema
+    where = f"{key}: {json_schema}" if isinstance(json_schema, str) else key
+    schema = _read(json_schema, folder, project_root, key) if isinstance(json_schema, str) else json_schema
     try:
         canonical_json(schema)
     except (TypeError, ValueError) as error:
@@ -71,7 +70,7 @@ def check_labels(labels: Sequence[str]) -> dict[str, str]:
     """
     known: dict[str, str] = {}
     for label in labels:
-        first = known.setdefault(_bare(label), label)
+        first = known.setdefault(label_form(label), label)
         if first != label:
             raise SpecError(
                 f"teacher.labels: {first!r} and {label!r} differ only in what is ignored (case, quotes, asterisks, a "
@@ -103,7 +102,7 @@ def check_answers(rows: pl.DataFrame, labels: Sequence[str] | None, schema: Mapp
     label = problem = pl.lit(None, dtype=pl.String)
     if labels is not None:
         known = check_labels(labels)
-        found = _each(_judged_texts(rows), lambda text: known.get(_bare(text)), pl.String())
+        found = _each(_judged_texts(rows), lambda text: known.get(label_form(text)), pl.String())
         label = pl.lit(found)
         problem = pl.when(is_judged() & label.is_null()).then(pl.lit(INVALID_LABEL))
     elif schema is not None:
@@ -162,37 +161,21 @@ def _each(texts: pl.Series, function: Callable[[str], Any], dtype: pl.DataType) 
     return texts.replace_strict(distinct, results, default=None, return_dtype=dtype)
 
 
-def _bare(text: str) -> str:
-    """A label's text without what does not matter: case, wrapping quotes and asterisks, one full stop."""
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    bare = _unwrapped(folded)
-    if bare.endswith(_FULL_STOPS) and len(bare) > 1:
-        bare = _unwrapped(bare[:-1])
-    return bare
-
-
-def _unwrapped(text: str) -> str:
-    text = text.strip()
-    while len(text) > 2 and text[0] + text[-1] in _WRAPPINGS:
-        text = text[1:-1].strip()
-    return text
-
-
-def _read(name: str, folder: Path, project_root: Path) -> dict[str, Any]:
+def _read(name: str, folder: Path, project_root: Path, key: str) -> dict[str, Any]:
     try:
         path = contained(project_root, str((folder / name).absolute()))
     except StorageError as error:
-        raise SpecError(f"{_KEY}: {error}") from None
+        raise SpecError(f"{key}: {error}") from None
     if not path.is_file():
-        raise SpecError(f"{_KEY}: no file {name!r} in {folder}; write it or correct the name")
+        raise SpecError(f"{key}: no file {name!r} in {folder}; write it or correct the name")
     try:
         schema = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_no_constant)
     except json.JSONDecodeError as error:
-        raise SpecError(f"{_KEY}: {name}:{error.lineno}: not valid JSON ({error.msg}, column {error.colno})") from None
+        raise SpecError(f"{key}: {name}:{error.lineno}: not valid JSON ({error.msg}, column {error.colno})") from None
     except (ValueError, RecursionError) as error:
-        raise SpecError(f"{_KEY}: {name}: not valid JSON ({error}); save it as UTF-8 JSON") from None
+        raise SpecError(f"{key}: {name}: not valid JSON ({error}); save it as UTF-8 JSON") from None
     if not isinstance(schema, dict):
-        raise SpecError(f'{_KEY}: {name}: write an object like {{"type": "object", …}}, not {type(schema).__name__}')
+        raise SpecError(f'{key}: {name}: write an object like {{"type": "object", …}}, not {type(schema).__name__}')
     return schema
 
 
