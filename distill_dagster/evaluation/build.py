@@ -6,6 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
+from distill_dagster.dataset.leakage import require_no_golden_rows
 from distill_dagster.errors import EvaluationError
 from distill_dagster.evaluation.collect import asked_rows, evaluation_inputs
 from distill_dagster.evaluation.declared_metrics import metric_sources
@@ -161,6 +162,7 @@ def _evaluate(distillation: Distillation, subjects: Subjects, key: str, work: Pa
         raise EvaluationError(
             f"{distillation.name}: no rows in the test split, so nothing can be measured; raise prompts.split.test"
         )
+    require_no_golden_rows(distillation, subjects.dataset)
     predicted = _predict(distillation, subjects, test, work, launch)
     evaluation = evaluation_inputs(distillation, subjects, test, predicted)
     aside = work / "report"
