@@ -19,6 +19,8 @@ from distill_dagster.storage import write_json
 from distill_dagster.students.build import build_student
 from distill_dagster.worker import read_job, run
 from tests.dataset.frames import output, prompt, publish_outputs, publish_prompts
+from tests.evaluation.recomputing import run as run_script
+from tests.evaluation.recomputing import said, scripts, table
 from tests.tiny import LESSONS, make_tiny_model
 
 STUDENTS = {"first": 3, "second": 4}
@@ -258,6 +260,20 @@ def test_an_evaluation_made_again_has_the_same_bytes(bench: Bench, forgotten: bo
     assert (again.evaluated, again.version) == (True, first.version)
     assert {name: (again.folder / name).read_bytes() for name in stored} == stored
     assert pl.read_parquet(again.folder / "predictions.parquet").equals(rows)
+
+
+def test_the_documented_script_comes_to_the_numbers_of_a_built_evaluation(bench: Bench) -> None:
+    bench.train("first")
+    bench.train("second")
+    build = bench.evaluate("first")
+
+    found = table(run_script(scripts()["recompute"], build.folder / "predictions.parquet"))
+
+    reported = {(column, left, right): estimate for column, _, left, right, estimate in said(build.report())}
+    numbers = {key: estimate.value for key, estimate in reported.items() if estimate.n}
+    again = {key: found[key]["left" if key[1] == key[2] else "difference"] for key in numbers}
+    assert again == pytest.approx(numbers, rel=1e-9, abs=1e-9)
+    assert {("kl_sum", "student", "base"), ("chrf_vs_teacher", "student", "student/second")} <= set(numbers)
 
 
 def test_answers_side_by_side_have_a_column_for_each_model(bench: Bench) -> None:
