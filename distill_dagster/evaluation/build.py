@@ -113,8 +113,13 @@ def read_evaluation(distillation: Distillation, student: str) -> EvaluationBuild
     return EvaluationBuild(student, current.version, folder, changed=False, evaluated=False)
 
 
-def build_evaluation(distillation: Distillation, student: str, launch: Launch) -> EvaluationBuild:
+def build_evaluation(
+    distillation: Distillation, student: str, launch: Launch, *, rebuild: bool = False
+) -> EvaluationBuild:
     """Evaluates the current student, or adopts the evaluation that the same inputs came to before.
+
+    Args:
+        rebuild: measure again where there is one already; predictions that are stored are not made again.
 
     Raises:
         EvaluationError: the student is missing or older than its dataset, or the test split is empty.
@@ -129,7 +134,7 @@ def build_evaluation(distillation: Distillation, student: str, launch: Launch) -
     leases = Leases(ResponseStore(distillation.project.store_url).engine)
     with leases.hold(f"build/{key}"):
         known = builds.find(key)
-        if known is not None and _folder(distillation, student, known.version).is_dir():
+        if not rebuild and known is not None and _folder(distillation, student, known.version).is_dir():
             return _adopt(distillation, student, known, evaluated=False)
         work = distillation.files.work("predict", key)
         with leases.hold(f"predictions/{distillation.name}"):  # what two evaluations share is made once
