@@ -65,7 +65,7 @@ def classified(inputs: EvaluationInputs) -> EvaluationInputs:
 def test_the_scripts_are_short_and_stand_alone() -> None:
     assert list(scripts()) == ["recompute", "intervals", "macro_f1", "counts"]
     for script in scripts().values():
-        assert len(script.strip().splitlines()) <= MOST_LINES
+        assert len([line for line in script.splitlines() if line.strip()]) <= MOST_LINES
         assert "distill_dagster" not in script
 
 
