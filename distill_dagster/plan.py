@@ -177,5 +177,7 @@ def is_anything_due(distillation: Distillation, teacher: Teacher, request: Reque
     plan = plan_partitioned(distillation, teacher.identity, request.partitions)
     if plan.due(request) or plan.removed:
         return True
+    if not request.wants(Asset.GOLDEN_SET):
+        return False
     steps = plan_rest(distillation, teacher.identity, request.student_names(distillation))
     return any(request.wants(step.asset) for step in steps)

@@ -90,7 +90,7 @@ def near_duplicates(prompts: pl.DataFrame, threshold: float, *, within: bool, ac
 
 
 def resemblances(prompts: pl.DataFrame, others: pl.DataFrame, threshold: float) -> pl.DataFrame:
-    """Prompts that resemble one of `others`, found as in `near_duplicates`; the same text is the nearest.
+    """Prompts that resemble one of `others`, or are the same; found as in `near_duplicates`.
 
     Args:
         prompts, others: prompt_id, normal, context, as `comparable` returns them.

@@ -85,8 +85,8 @@ def gate_statement(gate: GateSpec) -> str:
     """The gate as declared, and why it has no verdict."""
     return (
         f"Declared: {metric_label(gate.metric)} may fall at most {gate.max_degradation:g} below the teacher’s. "
-        "Not decided: a gate is decided on a golden set of human-verified prompts and references, "
-        "and this evaluation had none."
+        "Not decided: golden rows are kept out of training, but no model is measured on them yet, "
+        "so there is no verdict and nothing to release by."
     )
 
 

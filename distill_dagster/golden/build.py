@@ -72,8 +72,8 @@ def golden_current(distillation: Distillation) -> bool:
     """
     if distillation.spec.golden_set is None:
         return True
-    version = golden_version(distillation)
-    return version is not None and version == _version(_rows(distillation)) and _file(distillation, version).exists()
+    declared = _version(_rows(distillation))
+    return golden_version(distillation) == declared and _file(distillation, declared).exists()
 
 
 def golden_version(distillation: Distillation) -> str | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import dagster as dg
 
+from distill_dagster.golden.build import golden_current
 from distill_dagster.graph.definitions import build_assets
 from distill_dagster.graph.instance_home import fail_dead_runs, process_tag
 from distill_dagster.graph.keys import DISTILLATION_TAG, asset_key
@@ -74,6 +75,8 @@ class Runner:
         if plan.removed:
             remove_partitions(self._distillation, plan.found)
             self._say(f"partitions no longer in the source: {', '.join(plan.removed)}")
+        if request.wants(Asset.GOLDEN_SET):
+            golden_current(self._distillation)  # a bad row is told of before the teacher is paid
         self._run_partitioned(plan.due(request), request, identity, outcome)
         if outcome.failure is None and not outcome.waiting and request.wants(Asset.GOLDEN_SET):
             steps = plan_rest(self._distillation, identity, request.student_names(self._distillation))

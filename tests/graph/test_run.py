@@ -10,9 +10,11 @@ from distill_dagster.errors import DistillError
 from distill_dagster.graph.instance_home import PROCESS_TAG, fail_dead_runs, open_instance
 from distill_dagster.graph.keys import asset_key
 from distill_dagster.graph.run import Outcome, Runner
-from distill_dagster.plan import Asset, Request
+from distill_dagster.plan import Asset, Request, is_anything_due
 from distill_dagster.project import Distillation
 from distill_dagster.storage import read_current
+from distill_dagster.teachers.outputs import make_teacher
+from distill_dagster.worker_process import no_launch
 from tests.fakes.anthropic_server import KEY, AnthropicServer, Reply
 
 Declare = Callable[..., Distillation]
@@ -246,3 +248,19 @@ def test_a_golden_set_is_read_before_the_dataset_and_its_rows_are_kept_out(
     changed = golden.replace("question 3", "question 4")
     assert run(declare(spec, golden__jsonl=changed), instance).done == ["golden_set", "dataset"]
     assert len(claude.accepted) == 20
+
+
+def test_a_bad_golden_row_is_told_of_before_the_teacher_is_paid(
+    declare: Declare, claude: AnthropicServer, instance: dg.DagsterInstance
+) -> None:
+    spec = SPEC.replace("teacher:", "golden_set: {jsonl: golden.jsonl}\nteacher:")
+    golden = json.dumps({"question": "Why?", "verified": True}) + "\n"
+    distillation = declare(spec, rows__jsonl=rows(birds=20), golden__jsonl=golden)
+
+    with pytest.raises(DistillError, match=r"golden\.jsonl:1: no reference"):
+        run(distillation, instance)
+    assert claude.accepted == []
+
+    prompts = Request(until=Asset.PROMPTS)
+    assert run(distillation, instance, prompts).done == ["prompts[birds]"]
+    assert not is_anything_due(distillation, make_teacher(distillation, no_launch), prompts)
