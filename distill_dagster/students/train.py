@@ -68,7 +68,8 @@ def run_train(job: TrainJob, progress: ProgressWriter, termination: Termination)
     runs, base = [], None
     for seed in job.seeds:
         set_seed(seed)
-        lay_out_memory()
+        if job.objective == "logit":
+            lay_out_memory()
         base = load_base(job.base, calibration_rows(learning))
         if isinstance(job.base, PrunedBase):
             export(base.model, tokenizer, base.stored_dtype, job.out / "base")
@@ -107,7 +108,8 @@ def _train(
     trainer.remove_callback(PrinterCallback)
     best = BestWeights(work, job.patience)
     trainer.add_callback(best)
-    trainer.add_callback(KeepFreedMemory(bf16=trainer.args.bf16))
+    if job.objective == "logit":  # elsewhere logits of whole batches differ in size, and kept ones would double memory
+        trainer.add_callback(KeepFreedMemory(bf16=trainer.args.bf16))
     stage = STAGE if len(job.seeds) == 1 else f"{STAGE}, seed {seed}"
     trainer.add_callback(Reporter(progress, termination, stage))
     checkpoint = newest_complete_checkpoint(work)
