@@ -11,6 +11,7 @@ signed log likelihood ratio" (1986).
 """
 
 from dataclasses import dataclass
+from functools import cache
 from math import log, sqrt
 
 import numpy as np
@@ -21,6 +22,7 @@ from distill_dagster.evaluation.statistics import Clusters, Floats
 
 _LARGEST_ALPHA = 0.1
 _TOLERANCE = 1e-9
+_PRECISION = 1e-7
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class ClusterSums:
     def of(cls, values: Floats, clusters: Clusters) -> "ClusterSums":
         """From one value and one cluster id a row, each of shape (n,)."""
         _, labels = np.unique(np.asarray(clusters), return_inverse=True)
-        return cls(np.bincount(labels, weights=values), np.bincount(labels).astype(np.float64))
+        return cls(np.bincount(labels, values).astype(np.float64), np.bincount(labels).astype(np.float64))
 
     @property
     def mean(self) -> float:
@@ -77,7 +79,7 @@ def cluster_bounds(data: ClusterSums, least: float, most: float, alpha: float) -
 
 
 def worst_case_lower(data: ClusterSums, least: float, alpha: float) -> float:
-    """Gaffke's lower bound of the mean, with one unseen cluster as large as the largest that has `least` in each row."""
+    """Gaffke's lower bound of the mean; the unseen cluster has as many rows as the largest, each worth `least`."""
     sums = np.append(data.sums, least * data.sizes.max())
     sizes = np.append(data.sizes, data.sizes.max())
     spread = float(np.abs(sums - least * sizes).max())
@@ -88,12 +90,13 @@ def worst_case_lower(data: ClusterSums, least: float, alpha: float) -> float:
     z = float(ndtri(alpha))
     start, end = least + _TOLERANCE, mean - 1e-3 * deviation
 
+    @cache  # the search asks for its ends again
     def excess(bound: float) -> float:
         return _normal_score(sums - bound * sizes) - z
 
     if end <= start or excess(start) >= 0:
         return least
-    return float(brentq(excess, start, end, xtol=_TOLERANCE)) if excess(end) > 0 else end
+    return float(brentq(excess, start, end, xtol=_PRECISION)) if excess(end) > 0 else end
 
 
 def _normal_score(terms: Floats) -> float:
@@ -104,7 +107,7 @@ def _normal_score(terms: Floats) -> float:
         return float((terms / (1 + tilt * terms)).sum())
 
     end = pole * (1 - 1e-12)
-    tilt = float(brentq(slope, 0.0, end, rtol=1e-12)) if slope(end) < 0 else end
+    tilt = float(brentq(slope, 0.0, end, xtol=_TOLERANCE * pole)) if slope(end) < 0 else end
     tilted = 1 + tilt * terms
     root = -sqrt(max(2 * float(np.log(tilted).sum()), 1e-30))
     scale = -tilt * sqrt(float(np.square(terms / tilted).sum()))

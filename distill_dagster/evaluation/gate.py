@@ -1,10 +1,10 @@
 """The verdict on a student: not worse than its teacher by more than a margin, worse, or not known yet.
 
 A non-inferiority test on golden rows: a pass needs the lower one-sided bound of student - teacher above -margin, a
-fail the upper one below it. Yes/no values with one row a cluster have Tango's score bounds; all others the wider of
-cluster t (G - 1 degrees of freedom) and a bound that counts one unseen worst cluster (`bounded_mean`), because t alone
-passes rare large losses. Never a bootstrap: it passes what it has not seen. With 300 rows, a standard deviation of
-0.3, no true difference and a margin of 0.1, over 99 % pass.
+fail the upper one below it. Yes/no values with one row a group have Tango's score bound, lowered where it would miss
+the truth more often than alpha (`exact_bounds`); all others the wider of cluster t (G - 1 degrees of freedom) and a
+bound that counts one unseen worst group (`bounded_mean`), because t alone passes rare large losses. Never a
+bootstrap: it passes what it has not seen. How often the verdict errs is measured in docs/gate.md.
 """
 
 from collections.abc import Mapping
@@ -14,9 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from distill_dagster.evaluation.bounded_mean import ClusterSums, cluster_bounds
-from distill_dagster.evaluation.power import rows_to_decide
-from distill_dagster.evaluation.proportions import score_variance, tango_bounds
+from distill_dagster.evaluation.golden_means import GoldenMean, difference_mean, own_mean
 from distill_dagster.evaluation.statistics import Clusters, Floats, Values
 
 
@@ -61,7 +59,7 @@ class Decision:
         reason: one sentence with the numbers.
         difference: mean of student - teacher; None without rows.
         low, high: its one-sided bounds, each at `alpha`; None where the rows are no evidence.
-        method: how the bounds were found; "cluster_t" is at least as wide as cluster t.
+        method: how the bounds were found: "tango" or "cluster_t", each at least that wide; "none" where there are none.
         n: golden rows.
         n_clusters: groups of rows.
         alpha: of each bound.
@@ -80,16 +78,6 @@ class Decision:
     alpha: float
     rows_to_decide: int | None
     base_would_pass: bool | None
-
-
-@dataclass(frozen=True)
-class _Mean:
-    """A mean with its one-sided bounds, None where the rows are no evidence, and the variance behind them."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-    variance: float | None = None
 
 
 def decide(scores: GoldenScores, rule: GateRule) -> Decision:
@@ -156,78 +144,56 @@ def combine(decision_by_slice: Mapping[str, Decision]) -> Decision:
 
 def _against_teacher(student: Floats, teacher: Floats, clusters: Clusters, rule: GateRule) -> Decision:
     n, n_clusters = len(student), len(np.unique(np.asarray(clusters)))
-    difference = float((student - teacher).mean()) if n else None
-
-    def result(
-        status: Status,
-        reason: str,
-        mean: _Mean | None = None,
-        method: Literal["tango", "cluster_t", "none"] = "none",
-        rows: int | None = None,
-    ) -> Decision:
-        low, high = (mean.low, mean.high) if mean else (None, None)
-        return Decision(status, reason, difference, low, high, method, n, n_clusters, rule.alpha, rows, None)
-
+    unknown = Decision(
+        status=Status.INCONCLUSIVE,
+        reason=f"{n} golden rows in {n_clusters} group{'' if n_clusters == 1 else 's'} say nothing about others; "
+        "two are needed.",
+        difference=float((student - teacher).mean()) if n else None,
+        low=None,
+        high=None,
+        method="none",
+        n=n,
+        n_clusters=n_clusters,
+        alpha=rule.alpha,
+        rows_to_decide=None,
+        base_would_pass=None,
+    )
     if n_clusters < 2:
-        groups = "group" if n_clusters == 1 else "groups"
-        return result(
-            Status.INCONCLUSIVE, f"{n} golden rows in {n_clusters} {groups} say nothing about others; two are needed."
-        )
-    yes_no = bool(np.isin(student, (0, 1)).all() and np.isin(teacher, (0, 1)).all())
-    method: Literal["tango", "cluster_t"] = "tango" if yes_no and n_clusters == n else "cluster_t"
-    if method == "tango":
-        mean = _tango(student, teacher, -rule.max_degradation, rule.alpha)
-    else:
-        mean = _clustered(student - teacher, clusters, -1, rule.alpha, yes_no)
+        return unknown
+    mean = difference_mean(student, teacher, clusters, rule.alpha)
     if mean.low is None or mean.high is None:
-        return result(
-            Status.INCONCLUSIVE,
+        reason = (
             f"The difference to the teacher is {mean.value:+.3f} in every group of the {n} golden rows; "
-            "without any variation this is no evidence about other rows.",
+            "without any variation this is no evidence about other rows."
         )
-    line = -rule.max_degradation
-    own = _own_score(student, clusters, rule)
-    statuses = {_side(mean.low > line, mean.high < line)}
-    if own is not None and rule.min_score is not None:
-        statuses.add(_own_side(own, rule.min_score))
-    status = _joint(statuses)
+        return replace(unknown, reason=reason)
+    own = None if rule.min_score is None else own_mean(student, clusters, rule.alpha)
+    status = _joint({_against_margin(mean, rule), _against_floor(own, rule)})
     rows = _rows(mean, own, rule, n) if status is Status.INCONCLUSIVE else None
-    return result(status, _reason(status, mean, own, rule, n, rows), mean, method, rows)
+    return replace(
+        unknown,
+        status=status,
+        reason=_reason(status, mean, own, rule, n, rows),
+        low=mean.low,
+        high=mean.high,
+        method=mean.method,
+        rows_to_decide=rows,
+    )
 
 
-def _tango(student: Floats, teacher: Floats, line: float, alpha: float) -> _Mean:
-    """The difference of yes/no values, one row a cluster; its variance is the one if `line` were the truth."""
-    b, c, n = int((student > teacher).sum()), int((student < teacher).sum()), len(student)
-    low, high = tango_bounds(b, c, n, 1 - alpha)
-    return _Mean((b - c) / n, low, high, score_variance(b, c, n, line))
+def _against_margin(mean: GoldenMean, rule: GateRule) -> Status:
+    if mean.low is None or mean.high is None:
+        return Status.INCONCLUSIVE
+    line = -rule.max_degradation
+    return _side(mean.low > line, mean.high < line)
 
 
-def _clustered(values: Floats, clusters: Clusters, least: float, alpha: float, yes_no: bool) -> _Mean:
-    """The mean of values in [least, 1]; equal in all clusters they are no evidence, unless the values are yes/no."""
-    data = ClusterSums.of(values, clusters)
-    if not yes_no and data.error < 1e-12:
-        return _Mean(data.mean)
-    low, high = cluster_bounds(data, least, 1, alpha)
-    return _Mean(data.mean, low, high, len(values) * data.error**2)
-
-
-def _own_score(student: Floats, clusters: Clusters, rule: GateRule) -> _Mean | None:
-    """The student's mean score; yes/no values have Wilson's bounds, against a perfect and a hopeless answerer."""
-    if rule.min_score is None:
-        return None
-    yes_no = bool(np.isin(student, (0, 1)).all())
-    if not yes_no or len(np.unique(np.asarray(clusters))) < len(student):
-        return _clustered(student, clusters, 0, rule.alpha, yes_no)
-    right, n = int(student.sum()), len(student)
-    low = 1 + tango_bounds(0, n - right, n, 1 - rule.alpha)[0]
-    high = tango_bounds(right, 0, n, 1 - rule.alpha)[1]
-    return _Mean(right / n, low, high, rule.min_score * (1 - rule.min_score))
-
-
-def _own_side(own: _Mean, min_score: float) -> Status:
+def _against_floor(own: GoldenMean | None, rule: GateRule) -> Status:
+    if own is None or rule.min_score is None:
+        return Status.PASS
     if own.low is None or own.high is None:
         return Status.INCONCLUSIVE
-    return _side(own.low >= min_score, own.high < min_score)
+    return _side(own.low >= rule.min_score, own.high < rule.min_score)
 
 
 def _side(above: bool, below: bool) -> Status:
@@ -239,20 +205,19 @@ def _joint(statuses: set[Status]) -> Status:
     return next(status for status in (Status.FAIL, Status.INCONCLUSIVE, Status.PASS) if status in statuses)
 
 
-def _rows(mean: _Mean, own: _Mean | None, rule: GateRule, n: int) -> int | None:
+def _rows(mean: GoldenMean, own: GoldenMean | None, rule: GateRule, n: int) -> int | None:
     """Rows that decide all that is open; None where one of them has no number."""
-    open_ones: list[int | None] = []
-    line = -rule.max_degradation
-    if mean.low is not None and mean.high is not None and not (mean.low > line or mean.high < line):
-        open_ones.append(rows_to_decide(mean.value, mean.variance, rule.max_degradation, rule.alpha))
-    if own is not None and rule.min_score is not None and _own_side(own, rule.min_score) is Status.INCONCLUSIVE:
-        open_ones.append(rows_to_decide(own.value, own.variance, -rule.min_score, rule.alpha))
-    known = [rows for rows in open_ones if rows is not None]
-    return max(n + 1, *known) if known and len(known) == len(open_ones) else None
+    needed: list[int | None] = []
+    if _against_margin(mean, rule) is Status.INCONCLUSIVE:
+        needed.append(mean.rows_to_clear(-rule.max_degradation))
+    if own is not None and rule.min_score is not None and _against_floor(own, rule) is Status.INCONCLUSIVE:
+        needed.append(own.rows_to_clear(rule.min_score))
+    known = [rows for rows in needed if rows is not None]
+    return max(n + 1, *known) if len(known) == len(needed) else None
 
 
-def _reason(status: Status, mean: _Mean, own: _Mean | None, rule: GateRule, n: int, rows: int | None) -> str:
-    sure = f"{100 * (1 - rule.alpha):.5g} %"
+def _reason(status: Status, mean: GoldenMean, own: GoldenMean | None, rule: GateRule, n: int, rows: int | None) -> str:
+    sure = f"{100 * (1 - rule.alpha):.7g} %"
     parts = [
         f"on {n} golden rows the student's score minus the teacher's is {mean.value:+.3f}, with {sure} confidence at "
         f"least {mean.low:+.3f} and with {sure} confidence at most {mean.high:+.3f}, where a loss of "

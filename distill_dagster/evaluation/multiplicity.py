@@ -32,4 +32,4 @@ def alpha_of_look(alpha: float, look: int, candidates: int) -> float:
     """
     if not 0 < alpha < 1 or look < 1 or candidates < 1:
         raise ValueError(f"alpha lies in (0, 1), look and candidates from 1 (seen: {alpha}, {look}, {candidates})")
-    return alpha / candidates / float(2**look)
+    return alpha / candidates * 0.5**look

@@ -3,9 +3,11 @@
 Source: Miller, "Adding Error Bars to Evals" (2024), section 5; normal quantiles, since n is large where it matters.
 """
 
-from math import floor, sqrt
+from math import floor, log, sqrt
 
 from scipy.special import ndtri
+
+_LARGEST_ALPHA = 0.1
 
 
 def minimum_detectable_effect(
@@ -34,29 +36,36 @@ def minimum_detectable_effect(
     return float(ndtri(1 - alpha / 2) + ndtri(power)) * sqrt(variance_of_paired_difference / n)
 
 
-def rows_to_decide(difference: float, variance: float | None, margin: float, alpha: float) -> int | None:
-    """Rows in all at which the one-sided bound of `difference` would clear -margin, if nothing else changed.
+def rows_to_decide(distance: float, variance: float, unseen: float, alpha: float) -> int | None:
+    """About how many rows put the one-sided bound of a mean on the mean's side of a line, if nothing else changed.
 
-    The bound is difference ± z·√(variance/rows), solved for rows: a pass where the difference is above -margin, a
-    fail where it is below.
+    A bound that holds for bounded values counts one group it has not seen, at the far end of the scale, with a
+    standard exponential weight against one for each row. With z and L the quantiles of the normal and the exponential
+    distribution at `alpha`, N rows suffice where N·|distance| exceeds unseen + √(z²·N·variance + (L - 1)²·unseen²);
+    without any variance that is N·|distance| > L·unseen, the rule of three.
 
     Args:
-        difference: observed, student - teacher.
+        distance: from the line to the observed mean.
         variance: of one row, effective where rows are clustered.
-        margin: the loss that is allowed; -margin is the line to clear.
+        unseen: how far the unseen group moves the sum of all rows; 0 for a bound that counts none.
         alpha: level of the one-sided bound.
 
     Returns:
-        None where the difference sits on the line or the variance is unknown or 0.
+        None where the mean sits on the line.
 
     Raises:
-        ValueError: alpha is not in (0, 1), or the variance is negative.
+        ValueError: alpha is not in (0, 0.1], or the variance is negative.
     """
     _check(alpha, variance)
-    distance = difference + margin
-    if not variance or abs(distance) < 1e-9:
+    if alpha > _LARGEST_ALPHA:
+        raise ValueError(f"the alpha of a bound is at most {_LARGEST_ALPHA} (seen: {alpha})")
+    if abs(distance) < 1e-9:
         return None
-    return floor((float(ndtri(1 - alpha)) / distance) ** 2 * variance) + 1
+    normal, exponential = float(ndtri(alpha)), -log(alpha)
+    linear = 2 * unseen * abs(distance) + normal**2 * variance
+    constant = ((exponential - 1) ** 2 - 1) * unseen**2
+    rows = (linear + sqrt(linear**2 + 4 * distance**2 * constant)) / (2 * distance**2)
+    return floor(rows) + 1
 
 
 def _check(alpha: float, variance: float | None) -> None:

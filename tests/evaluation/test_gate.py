@@ -56,7 +56,9 @@ def test_yes_no_rows_in_groups_do_not_count_as_independent() -> None:
 
 
 def test_yes_no_rows_in_groups_without_disagreement_are_bounded_by_the_number_of_groups() -> None:
-    groups = {n: decide(dataclasses.replace(_yes_no(n * 5, 0, 0), clusters=np.arange(n * 5) // 5), RULE) for n in (20, 40)}
+    groups = {
+        n: decide(dataclasses.replace(_yes_no(n * 5, 0, 0), clusters=np.arange(n * 5) // 5), RULE) for n in (20, 40)
+    }
 
     assert [decision.status for decision in groups.values()] == [Status.INCONCLUSIVE, Status.PASS]
 

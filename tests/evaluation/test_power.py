@@ -44,9 +44,7 @@ def test_the_bound_clears_the_line_at_these_rows_and_not_a_row_before(
 
 
 @pytest.mark.parametrize(("difference", "variance"), [(-0.1, 0.2), (0.0, None), (0.0, 0.0)])
-def test_on_the_line_or_without_a_variance_no_number_of_rows_decides(
-    difference: float, variance: float | None
-) -> None:
+def test_on_the_line_or_without_a_variance_no_number_of_rows_decides(difference: float, variance: float | None) -> None:
     assert rows_to_decide(difference, variance, 0.1, 0.05) is None
 
 
