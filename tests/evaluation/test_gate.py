@@ -1,12 +1,13 @@
 """Each rule of the gate, on rows small enough to count."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
+from distill_dagster.evaluation.exact_bounds import exact_bounds
 from distill_dagster.evaluation.gate import Decision, GateRule, GoldenScores, Status, combine, decide
-from distill_dagster.evaluation.proportions import tango_bounds
 
 RULE = GateRule(max_degradation=0.1)
 
@@ -21,17 +22,17 @@ def _yes_no(n: int, only_student: int, only_teacher: int, base_right: int | None
     return GoldenScores(student, teacher, base, rows)
 
 
-def _scores(difference: float, sd: float, n: int, rows_per_group: int = 1) -> GoldenScores:
-    noise = np.random.default_rng(0).normal(0, sd, n)
-    noise += difference - noise.mean()
-    return GoldenScores(0.5 + noise, np.full(n, 0.5), None, np.arange(n) // rows_per_group)
+def _scores(difference: float, spread: float, n: int) -> GoldenScores:
+    """The teacher scores 0.5 everywhere, the student as much more on average as `difference` says."""
+    noise = np.linspace(-spread, spread, n)
+    return GoldenScores(0.5 + difference + noise, np.full(n, 0.5), None, np.arange(n))
 
 
-def test_yes_no_rows_of_their_own_have_tangos_bounds() -> None:
+def test_yes_no_rows_of_their_own_have_tangos_bounds_made_exact() -> None:
     decision = decide(_yes_no(300, 9, 12), RULE)
 
     assert (decision.status, decision.method) == (Status.PASS, "tango")
-    assert (decision.low, decision.high) == pytest.approx(tango_bounds(9, 12, 300, 0.95))
+    assert (decision.low, decision.high) == exact_bounds(9, 12, 300, 0.05)
     assert (decision.n, decision.n_clusters, decision.alpha, decision.rows_to_decide) == (300, 300, 0.05, None)
     assert "-0.010" in decision.reason
     assert "0.100" in decision.reason
@@ -71,10 +72,29 @@ def test_a_clear_loss_fails() -> None:
 def test_what_is_not_known_says_how_many_rows_would_tell() -> None:
     decision = decide(_yes_no(10, 0, 0), RULE)
 
-    assert (decision.status, decision.rows_to_decide) == (Status.INCONCLUSIVE, 25)
-    assert "about 25 golden rows" in decision.reason
-    assert decide(_yes_no(24, 0, 0), RULE).status is Status.INCONCLUSIVE
-    assert decide(_yes_no(25, 0, 0), RULE).status is Status.PASS
+    assert (decision.status, decision.rows_to_decide) == (Status.INCONCLUSIVE, 30)
+    assert "about 30 golden rows" in decision.reason
+    assert decide(_yes_no(28, 0, 0), RULE).status is Status.INCONCLUSIVE
+    assert decide(_yes_no(29, 0, 0), RULE).status is Status.PASS
+
+
+@pytest.mark.parametrize(
+    ("golden", "seen"),
+    [
+        (lambda n: _yes_no(n, n // 20, n // 20), 20),
+        (lambda n: _yes_no(n, 0, n // 4), 20),
+        (lambda n: _scores(-0.02, 0.3, n), 20),
+        (lambda n: _scores(0.0, 0.01, n), 6),
+    ],
+)
+def test_about_as_many_rows_as_it_says_decide_if_nothing_else_changes(
+    golden: Callable[[int], GoldenScores], seen: int
+) -> None:
+    rows = decide(golden(seen), RULE).rows_to_decide
+
+    assert rows is not None
+    assert decide(golden(round(1.2 * rows)), RULE).status is not Status.INCONCLUSIVE
+    assert decide(golden(round(0.6 * rows)), RULE).status is Status.INCONCLUSIVE
 
 
 def test_on_the_line_no_number_of_rows_is_named() -> None:
@@ -171,9 +191,9 @@ def test_a_rule_off_the_scale_is_an_error(rule: GateRule) -> None:
 @pytest.mark.parametrize(
     ("slices", "status"),
     [
-        ({"de": "pass", "fr": "pass"}, Status.PASS),
-        ({"de": "pass", "fr": "open"}, Status.INCONCLUSIVE),
-        ({"de": "fail", "fr": "open"}, Status.FAIL),
+        ({"slice a": "pass", "slice b": "pass"}, Status.PASS),
+        ({"slice a": "pass", "slice b": "open"}, Status.INCONCLUSIVE),
+        ({"slice a": "fail", "slice b": "open"}, Status.FAIL),
     ],
 )
 def test_all_slices_must_pass(slices: dict[str, str], status: Status) -> None:
@@ -187,7 +207,7 @@ def test_all_slices_must_pass(slices: dict[str, str], status: Status) -> None:
 
     assert (overall.status, overall.alpha, overall.difference) == (status, 0.05, None)
     assert overall.n == sum(made[kind].n for kind in slices.values())
-    assert ("de" in overall.reason) == (status is Status.FAIL)
+    assert ("slice a" in overall.reason) == (status is Status.FAIL)
 
 
 def test_no_slices_are_no_pass() -> None:

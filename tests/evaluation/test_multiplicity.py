@@ -8,9 +8,25 @@ from statsmodels.stats.multitest import multipletests
 from distill_dagster.evaluation.multiplicity import alpha_of_look, holm
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+@pytest.mark.parametrize(
+    "p_values",
+    [
+        [0.3],
+        [0.2, 0.2, 0.2, 0.01],
+        [0.0, 1.0, 0.5],
+        [0.011, 0.02, 0.9, 0.013, 0.04, 0.012, 0.6, 0.001],
+    ],
+)
 def test_holm_is_that_of_statsmodels(p_values: list[float]) -> None:
     assert holm(p_values) == pytest.approx(list(multipletests(p_values, method="holm")[1]))
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_claims_what_bonferroni_does_in_the_order_of_the_p_values(p_values: list[float]) -> None:
+    adjusted = holm(p_values)
+
+    assert all(p <= holms <= min(1.0, len(p_values) * p) for p, holms in zip(p_values, adjusted, strict=True))
+    assert [a for _, a in sorted(zip(p_values, adjusted, strict=True))] == sorted(adjusted)
 
 
 def test_holm_by_hand() -> None:
@@ -30,6 +46,10 @@ def test_all_looks_at_all_candidates_spend_at_most_alpha(candidates: int) -> Non
 
     assert spent == pytest.approx(0.05)
     assert alpha_of_look(0.05, 1, 10) == pytest.approx(0.0025)
+
+
+def test_so_many_looks_that_nothing_is_left_are_no_overflow() -> None:
+    assert alpha_of_look(0.05, 5_000, 1) == 0
 
 
 @pytest.mark.parametrize(("alpha", "look", "candidates"), [(0.0, 1, 1), (1.0, 1, 1), (0.05, 0, 1), (0.05, 1, 0)])

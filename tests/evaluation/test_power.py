@@ -1,6 +1,6 @@
 """Detectable differences and rows to a verdict, against known figures and by putting them back into the bound."""
 
-from math import sqrt
+from math import floor, log, sqrt
 
 import pytest
 from hypothesis import given
@@ -29,28 +29,43 @@ def test_without_evidence_no_effect_is_detectable(variance: float | None, n: int
     assert minimum_detectable_effect(variance, n, 0.05) is None
 
 
-@given(st.floats(-0.5, 0.5), st.floats(0.001, 1), st.floats(0, 0.3), st.sampled_from([0.05, 0.005]))
+@given(st.floats(0.01, 0.5), st.floats(0, 1), st.floats(0, 5), st.sampled_from([0.05, 0.0025]))
 def test_the_bound_clears_the_line_at_these_rows_and_not_a_row_before(
-    difference: float, variance: float, margin: float, alpha: float
+    distance: float, variance: float, unseen: float, alpha: float
 ) -> None:
-    rows = rows_to_decide(difference, variance, margin, alpha)
-    if rows is None:
-        assert difference == pytest.approx(-margin, abs=1e-8)
-        return
-    z, distance = stats.norm.isf(alpha), abs(difference + margin)
+    rows = rows_to_decide(-distance, variance, unseen, alpha)
 
-    assert z * sqrt(variance / rows) <= distance * (1 + 1e-9)
-    assert rows == 1 or z * sqrt(variance / (rows - 1)) >= distance * (1 - 1e-9)
+    def reach(n: int) -> float:
+        exponential = stats.expon.isf(alpha) - 1
+        return unseen + sqrt(stats.norm.isf(alpha) ** 2 * n * variance + (exponential * unseen) ** 2)
+
+    assert rows is not None
+    assert reach(rows) <= rows * distance * (1 + 1e-9)
+    assert rows == 1 or reach(rows - 1) >= (rows - 1) * distance * (1 - 1e-9)
 
 
-@pytest.mark.parametrize(("difference", "variance"), [(-0.1, 0.2), (0.0, None), (0.0, 0.0)])
-def test_on_the_line_or_without_a_variance_no_number_of_rows_decides(difference: float, variance: float | None) -> None:
-    assert rows_to_decide(difference, variance, 0.1, 0.05) is None
+@pytest.mark.parametrize(("alpha", "margin"), [(0.05, 0.1), (0.05, 0.05), (0.0025, 0.1)])
+def test_without_any_loss_it_is_nearly_the_number_of_rows_that_a_binomial_needs(alpha: float, margin: float) -> None:
+    needed = log(alpha) / log(1 - margin)
+
+    assert rows_to_decide(margin, 0.0, 1.0, alpha) == pytest.approx(needed, rel=0.06)
+
+
+def test_with_nothing_unseen_it_is_the_sample_size_of_a_z_test() -> None:
+    expected = (stats.norm.isf(0.05) * 0.3 / 0.02) ** 2
+
+    assert rows_to_decide(0.02, 0.09, 0.0, 0.05) == floor(expected) + 1
+
+
+def test_on_the_line_no_number_of_rows_decides() -> None:
+    assert rows_to_decide(0.0, 0.2, 1.0, 0.05) is None
 
 
 def test_impossible_inputs_are_errors() -> None:
     with pytest.raises(ValueError, match="alpha"):
-        rows_to_decide(0.0, 0.1, 0.1, 0.0)
+        rows_to_decide(0.1, 0.1, 0.1, 0.0)
+    with pytest.raises(ValueError, match="at most"):
+        rows_to_decide(0.1, 0.1, 0.1, 0.2)
     with pytest.raises(ValueError, match="variance"):
         minimum_detectable_effect(-0.1, 10, 0.05)
     with pytest.raises(ValueError, match="power"):
