@@ -103,8 +103,8 @@ def _normal_score(terms: Floats) -> float:
     """z with Φ(z) = P(Σ terms·E <= 0) for independent exponential E, where Σ terms > 0 and some term is negative."""
     pole = -1.0 / float(terms.min())
 
-    def slope(tilt: float) -> float:
-        return float((terms / (1 + tilt * terms)).sum())
+    def slope(tilt: float) -> float:  # times what keeps it finite at the pole
+        return float((terms / (1 + tilt * terms)).sum()) * (1 - tilt / pole)
 
     end = pole * (1 - 1e-12)
     tilt = float(brentq(slope, 0.0, end, xtol=_TOLERANCE * pole)) if slope(end) < 0 else end
