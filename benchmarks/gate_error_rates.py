@@ -3,7 +3,7 @@
     python benchmarks/gate_error_rates.py [rates] [rows]
 
 `rates`: the interval is cluster t below 50 groups and the cluster bootstrap from there on, at 90 % two-sided, with a
-whole alpha for each look and candidate: what a gate would do that reads the report and keeps no count. It takes ten
+whole alpha for each look and candidate: what a gate would do that reads the report and keeps no count. It takes some
 minutes.
 `rows`: how many yes/no rows pass at each look without a single loss.
 """
