@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
+from distill_dagster.evaluation.gate import Decision, Status
 from distill_dagster.evaluation.statistics import Estimate
 
 REPORT_FORMAT = 1
@@ -142,13 +143,28 @@ class Measure(ReportModel):
         return next(found, None)
 
 
-class GateDeclaration(ReportModel):
-    """The acceptable loss as declared, and where its verdict stands."""
+class GateVerdict(ReportModel):
+    """The gate as declared, and what the golden rows say.
+
+    Attributes:
+        alpha_spent: of each bound at this look, for this candidate.
+        look: from 1, how often these golden rows were looked at for this student.
+        golden_set: its version.
+        decisions: of all rows together and, where asked, of each slice.
+    """
 
     metric: str
     max_degradation: float
-    status: Literal["not_decided"] = "not_decided"
+    min_score: float | None
+    alpha: float
+    alpha_spent: float
+    look: int
+    candidates: int
+    golden_set: str
+    unverified: int
+    status: Status
     statement: str
+    decisions: dict[str, Decision]
 
 
 class SeedFacts(ReportModel):
@@ -220,7 +236,7 @@ class EvaluationReport(ReportModel):
     quality_kept: Estimate
     fidelity: list[Measure]
     health: list[Measure]
-    gate: GateDeclaration | None
+    gate: GateVerdict | None
     students: list[StudentFacts]
     training: TrainingFacts
     parameters: dict[str, int]

@@ -86,7 +86,7 @@ def wanted_predictions(
 
     def learner(system: str, label: str, version: str, folder: Path, student: str) -> Wanted:
         limit = distillation.spec.students[student].max_length if subjects.teacher else None
-        model = _model(label, folder)
+        model = subject_model(label, folder)
         return Wanted.of(system, model, compared | {"model": version}, read_as, limit)
 
     own = subjects.student
@@ -126,5 +126,5 @@ def decoding(distillation: Distillation) -> dict[str, Any]:
     }
 
 
-def _model(label: str, folder: Path) -> PredictModel:
+def subject_model(label: str, folder: Path) -> PredictModel:
     return PredictModel(name=label, model=ModelRef(source=str(folder)), dtype=saved_dtype(folder), generate=True)

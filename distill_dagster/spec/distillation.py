@@ -6,7 +6,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from distill_dagster.spec.base import SpecModel
 from distill_dagster.spec.curation import CurationSpec, StudentPromptSpec
-from distill_dagster.spec.evaluation import EvaluationSpec
+from distill_dagster.spec.evaluation import EvaluationSpec, GateSpec
 from distill_dagster.spec.golden import GoldenSetSpec
 from distill_dagster.spec.logits import LogitsSpec
 from distill_dagster.spec.metrics import MACRO_F1
@@ -46,6 +46,8 @@ class DistillationSpec(SpecModel):
                 f"evaluation.gate.metric: {gate.metric!r} is not measured; "
                 f"write one of {measured}, or add it to evaluation.metrics"
             )
+        if gate is not None:
+            self._check_gate(gate)
         if self.curation.thinking == "include" and not self.teacher.is_local:
             raise ValueError(
                 f"curation.thinking: {self.teacher.provider} returns a summary of the thinking, not all of it, "
@@ -70,6 +72,18 @@ class DistillationSpec(SpecModel):
             if student.objective == "logit":
                 self._check_logit_student(where, student)
         return self
+
+    def _check_gate(self, gate: GateSpec) -> None:
+        if self.golden_set is None:
+            raise ValueError(
+                "evaluation.gate: is decided on a golden set; write e.g. `golden_set: {jsonl: golden.jsonl}`"
+            )
+        if gate.slices and self.golden_set.slice is None:
+            raise ValueError("evaluation.gate.slices: the golden set has none; name their column in golden_set.slice")
+        strangers = sorted(set(gate.candidates or ()).difference(self.students))
+        if strangers:
+            known = ", ".join(self.students) or "none"
+            raise ValueError(f"evaluation.gate.candidates: no student {', '.join(strangers)} (known: {known})")
 
     def _check_logit_student(self, where: str, student: StudentSpec) -> None:
         if self.teacher.provider == "anthropic":

@@ -9,10 +9,23 @@ from distill_dagster.spec.metrics import MACRO_F1, MetricEntry, check_metrics, m
 
 
 class GateSpec(SpecModel):
-    """The largest acceptable loss against the teacher, set before anything is measured."""
+    """The largest acceptable loss against the teacher on the golden set, declared before anything is measured."""
 
     metric: str
     max_degradation: float = Field(ge=0, le=1, description="On the metric's 0-1 scale.")
+    min_score: float | None = Field(
+        None, ge=0, le=1, description="Least score of the student's own, for a poor teacher is a poor yardstick."
+    )
+    slices: bool = Field(False, description="Whether each slice of the golden set has to pass as well.")
+    alpha: float = Field(
+        0.05,
+        gt=0,
+        le=0.1,
+        description="Chance of passing a student that is worse than allowed, over all looks and candidates.",
+    )
+    candidates: list[str] | None = Field(
+        None, min_length=1, description="Students that may be released; `alpha` is split among them. Default: all."
+    )
 
 
 class EvaluationSpec(SpecModel):
@@ -23,7 +36,7 @@ class EvaluationSpec(SpecModel):
         min_length=1,
         description="The first is the report's main one, unless the gate names another.",
     )
-    gate: GateSpec | None = Field(None, description="Declared and reported; it is not decided yet.")
+    gate: GateSpec | None = Field(None, description="Decided on the golden set; it guards `release/<student>`.")
     max_tokens: int | None = Field(None, ge=1, description="Longest answer; default: the teacher's max_tokens.")
     batch_size: int = Field(32, ge=1, description="Prompts per forward pass when answering.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Of the intervals.")
