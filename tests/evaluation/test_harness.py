@@ -57,6 +57,7 @@ task: how_likely
 output_type: loglikelihood
 doc_to_target: answer
 metric_list: [{metric: perplexity, aggregation: perplexity, higher_is_better: false}]
+num_fewshot: 0
 """
 TEMPLATE = """
 dataset_path: json
@@ -96,7 +97,6 @@ class Bench:
 
     root: Path
     settings: dict[str, object] = field(default_factory=dict)
-    launches: int = 0
 
     @property
     def distillation(self) -> Distillation:
@@ -123,7 +123,6 @@ class Bench:
         return {**os.environ, **places, **guard}
 
     def launch(self, job_file: Path) -> None:
-        self.launches += 1
         done = subprocess.run(
             worker_command(job_file), env=self.environment, capture_output=True, text=True, check=False
         )
@@ -204,7 +203,7 @@ def likelihood(chat: ChatModel, question: object, answer: object) -> float:
     *prompt, line_break = chat.encode([{"role": "user", "content": str(question)}])
     target = [line_break, *chat.tokenizer.encode(str(answer), add_special_tokens=False)]
     with torch.no_grad():
-        log_probs = chat.model(torch.tensor([prompt + target])).logits[0].log_softmax(-1)
+        log_probs = chat.model(torch.tensor([prompt + target], device=chat.device)).logits[0].log_softmax(-1)
     return sum(float(log_probs[len(prompt) - 1 + at, token]) for at, token in enumerate(target))
 
 
@@ -330,11 +329,13 @@ def in_this_process(job_file: Path) -> None:
 
 
 def test_few_shot_and_limit_reach_the_harness(models: dict[str, Path], tmp_path: Path) -> None:
-    settings = {"num_fewshot": 2, "limit": 3, "apply_chat_template": False, "tasks": ["tasks/choices.yaml"]}
-    table = make_bench(tmp_path, **settings).run({System.STUDENT: models[System.STUDENT]}, in_this_process)
+    tasks = ["tasks/choices.yaml", "tasks/likelihood.yaml"]
+    bench = make_bench(tmp_path, num_fewshot=2, limit=3, apply_chat_template=False, tasks=tasks)
+    table = bench.run({System.STUDENT: models[System.STUDENT]}, in_this_process)
 
-    [row] = table.rows
-    assert (row.shots, row.systems["student"].n, table.chat_template, table.pairs) == (2, 3, False, [])
+    told = [(row.task, row.shots, row.systems["student"].n) for row in table.rows]
+    assert told == [("which_answer", 2, 3), ("how_likely", 0, 3)]  # the second fixes its shots
+    assert (table.limit, table.chat_template, table.pairs) == (3, False, [])
 
 
 def test_a_task_that_cannot_be_run_is_named_and_what_is_done_stays(models: dict[str, Path], tmp_path: Path) -> None:
@@ -348,7 +349,9 @@ def test_a_task_that_cannot_be_run_is_named_and_what_is_done_stays(models: dict[
     assert len(list(bench.stored.iterdir())) == 1
 
 
-def test_without_the_harness_the_extra_is_named(models: dict[str, Path], tmp_path: Path, monkeypatch) -> None:
+def test_without_the_harness_the_extra_is_named(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def absent(name: str) -> str:
         raise importlib.metadata.PackageNotFoundError(name)
 
