@@ -239,6 +239,54 @@ class PredictResult(JobModel):
     peak_memory_bytes: float
 
 
+class HarnessRun(JobModel):
+    """One model to measure on tasks of lm-evaluation-harness."""
+
+    key: str = Field(pattern=r"^[0-9a-f]+$", description="Names its folder below the job's `out`.")
+    model: PredictModel
+
+
+class HarnessJob(JobModel):
+    """Tasks of lm-evaluation-harness, offline and without its caches.
+
+    `tasks`: task YAML files. `folder`: where relative paths of data files in them start.
+    Publishes a folder `<key>` for each model as soon as it is done: `samples.parquet` (SAMPLE columns) and result.json
+    (HarnessResult). result.json of the job itself lists the keys.
+    """
+
+    kind: Literal["harness"] = "harness"
+    models: list[HarnessRun]
+    tasks: list[Path]
+    folder: Path
+    limit: int | None
+    num_fewshot: int | None
+    apply_chat_template: bool
+    batch_size: int
+    out: Path
+
+
+class HarnessScore(JobModel):
+    """What one model reached in one metric of one task, as the harness computes it."""
+
+    task: str
+    task_version: str | None = Field(description="The task's `metadata.version`.")
+    shots: int
+    metric: str
+    filter: str
+    higher_is_better: bool | None
+    value: float | None = Field(description="None where it is not finite.")
+    stderr: float | None
+    n: int = Field(description="Rows that have the metric.")
+    is_mean: bool = Field(description="Whether the value is the mean of the rows' scores; else rows have none.")
+
+
+class HarnessResult(JobModel):
+    """What one model reached."""
+
+    harness: str = Field(description="Version of lm-evaluation-harness.")
+    scores: list[HarnessScore]
+
+
 class TryJob(JobModel):
     """One prompt, answered by several models (`distill try`); result.json maps each name to its answer."""
 
@@ -250,7 +298,7 @@ class TryJob(JobModel):
     out: Path
 
 
-Job = Annotated[GenerateJob | CaptureJob | TrainJob | PredictJob | TryJob, Field(discriminator="kind")]
+Job = Annotated[GenerateJob | CaptureJob | TrainJob | PredictJob | HarnessJob | TryJob, Field(discriminator="kind")]
 
 
 class ProgressLine(JobModel):

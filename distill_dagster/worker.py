@@ -25,6 +25,7 @@ from distill_dagster.jobs import (
     RESULT_FILE,
     CaptureJob,
     GenerateJob,
+    HarnessJob,
     Job,
     PredictJob,
     TrainJob,
@@ -45,6 +46,15 @@ QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
 }
 
+# For a HarnessJob; the libraries read it when they are imported.
+OFFLINE = {
+    "DISABLE_MULTIPROC": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_EVALUATE_OFFLINE": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Does the job named on the command line; returns the exit code."""
@@ -56,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     path: Path = parser.parse_args(arguments).job
     job = read_job(path)
     os.environ.update(QUIET)
+    if isinstance(job, HarnessJob):
+        os.environ.update(OFFLINE)
     warnings.simplefilter("ignore", FutureWarning)
     with _pipes() as say:
         say(f"{job.kind} begins in {job.out}")
@@ -64,18 +76,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def read_job(path: Path) -> GenerateJob | CaptureJob | TrainJob | PredictJob | TryJob:
+def read_job(path: Path) -> GenerateJob | CaptureJob | TrainJob | PredictJob | HarnessJob | TryJob:
     """Parses a job file.
 
     Raises:
         ValidationError: it is no job.
     """
     adapter: TypeAdapter[Any] = TypeAdapter(Job)
-    job: GenerateJob | CaptureJob | TrainJob | PredictJob | TryJob = adapter.validate_json(path.read_bytes())
+    job: Job = adapter.validate_json(path.read_bytes())
     return job
 
 
-def run(job: GenerateJob | CaptureJob | TrainJob | PredictJob | TryJob, termination: Termination) -> int:
+def run(job: GenerateJob | CaptureJob | TrainJob | PredictJob | HarnessJob | TryJob, termination: Termination) -> int:
     """Does a job and writes its result, or the error the user can mend; returns the exit code."""
     job.out.mkdir(parents=True, exist_ok=True)
     (job.out / ERROR_FILE).unlink(missing_ok=True)
@@ -92,7 +104,9 @@ def run(job: GenerateJob | CaptureJob | TrainJob | PredictJob | TryJob, terminat
 
 
 def dispatch(
-    job: GenerateJob | CaptureJob | TrainJob | PredictJob | TryJob, progress: ProgressWriter, termination: Termination
+    job: GenerateJob | CaptureJob | TrainJob | PredictJob | HarnessJob | TryJob,
+    progress: ProgressWriter,
+    termination: Termination,
 ) -> dict[str, Any]:
     """Calls the function for the kind of job; returns the content of result.json."""
     match job:
@@ -120,6 +134,10 @@ def dispatch(
             from distill_dagster.evaluation.predict import run_predict
 
             return run_predict(job, progress).model_dump(mode="json")
+        case HarnessJob():
+            from distill_dagster.evaluation.harness_run import run_harness_job
+
+            return run_harness_job(job, progress)
         case TryJob():
             from distill_dagster.evaluation.predict import run_try
 

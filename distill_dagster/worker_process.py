@@ -15,6 +15,7 @@ from distill_dagster.jobs import (
     PROGRESS_FILE,
     CaptureJob,
     GenerateJob,
+    HarnessJob,
     PredictJob,
     ProgressLine,
     TrainJob,
@@ -47,7 +48,7 @@ def no_launch(job_file: Path) -> None:
 
 
 def run_job(
-    job: GenerateJob | CaptureJob | TrainJob | PredictJob | TryJob,
+    job: GenerateJob | CaptureJob | TrainJob | PredictJob | HarnessJob | TryJob,
     launch: Launch,
     on_poll: Callable[[], object] | None = None,
 ) -> None:

@@ -21,6 +21,7 @@ METHOD_LABELS = {
     Method.NO_VARIANCE: "no interval: every group has the same value",
     Method.NOT_FINITE: "undefined: not every row's value is finite",
     Method.NO_DATA: "no rows",
+    Method.NO_ROW_SCORES: "no interval: the metric is no mean over rows",
 }
 UNIT_LABELS: dict[Unit, str] = {
     "score": "",

@@ -37,6 +37,7 @@ class Method(StrEnum):
     NO_VARIANCE = "no_variance"
     NOT_FINITE = "not_finite"
     NO_DATA = "no_data"
+    NO_ROW_SCORES = "no_row_scores"
 
 
 @dataclass(frozen=True)

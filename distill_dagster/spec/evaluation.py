@@ -5,6 +5,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from distill_dagster.spec.base import SpecModel
+from distill_dagster.spec.harness import HarnessSpec
 from distill_dagster.spec.metrics import MACRO_F1, MetricEntry, check_metrics, metric_name
 
 
@@ -37,6 +38,7 @@ class EvaluationSpec(SpecModel):
         description="The first is the report's main one, unless the gate names another.",
     )
     gate: GateSpec | None = Field(None, description="Decided on the golden set; it guards `release/<student>`.")
+    harness: HarnessSpec | None = Field(None, description="Tasks of lm-evaluation-harness beside the test split.")
     max_tokens: int | None = Field(None, ge=1, description="Longest answer; default: the teacher's max_tokens.")
     batch_size: int = Field(32, ge=1, description="Prompts per forward pass when answering.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Of the intervals.")
