@@ -174,7 +174,7 @@ def _decided(pairs: pl.DataFrame) -> pl.DataFrame:
     decided = pairs.with_columns(verdict=_without_call()).filter(pl.col("verdict").is_not_null())
     nobody = {"problem": pl.lit(None, dtype=pl.String), "request_key": pl.lit(None, dtype=pl.String)}
     return pl.concat(
-        decided.with_columns(order=pl.lit(order), **nobody).select(JUDGED).cast(JUDGED) for order in ORDERS
+        decided.with_columns(order=pl.lit(order), **nobody).select(JUDGED.names()).cast(JUDGED) for order in ORDERS
     )
 
 
@@ -199,6 +199,6 @@ def _read(answered: pl.DataFrame, form: ReplyForm) -> pl.DataFrame:
         )
         .drop("sample")
         .rename({"pair_sample": "sample"})
-        .select(JUDGED)
+        .select(JUDGED.names())
         .cast(JUDGED)
     )

@@ -57,5 +57,5 @@ def choose_pairs(predictions: pl.DataFrame, spec: PairJudgeSpec) -> pl.DataFrame
         else:
             others = predictions.filter(pl.col("model") == opponent).select(*KEY, answer_other="prediction")
             paired = rows.join(others, on=KEY, how="inner", maintain_order="left")
-        frames.append(paired.with_columns(opponent=pl.lit(opponent)).select(PAIRS).cast(PAIRS))
+        frames.append(paired.with_columns(opponent=pl.lit(opponent)).select(PAIRS.names()).cast(PAIRS))
     return pl.concat(frames)
