@@ -30,7 +30,9 @@ def judge_markdown(tables: Sequence[JudgeTable]) -> str:
 def _finding(table: JudgeTable) -> str:
     rate = table.win_rate
     if rate.value is None:
-        return f"Judged against {table.opponent_label}: no usable verdict on {count(table.pairs)} pairs."
+        return (
+            f"Judged against {table.opponent_label}: none of the pairs (n = {count(table.pairs)}) has a usable verdict."
+        )
     span = f" {interval(rate, 'share')}" if rate.interval else ""
     flipped = ""
     if table.flip_rate.value is not None:

@@ -4,8 +4,8 @@ import json
 import re
 from collections.abc import Callable
 
-from tests.fakes.anthropic_server import Reply, prompt_of
 from tests.fakes.anthropic_faults import Body
+from tests.fakes.anthropic_server import Reply, prompt_of
 from tests.judging.frames import read
 
 Choose = Callable[[str], str]

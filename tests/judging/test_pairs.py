@@ -60,7 +60,10 @@ def test_rows_are_chosen_by_hash_the_same_for_every_opponent_and_student() -> No
     shuffled = choose_pairs(predictions(40).sample(fraction=1, shuffle=True, seed=3), both)
     more = choose_pairs(predictions(40), judge(rows=20))
 
-    ids = {opponent: set(frame["prompt_id"]) for (opponent,), frame in chosen.partition_by("opponent", as_dict=True).items()}
+    ids = {
+        opponent: set(frame["prompt_id"])
+        for (opponent,), frame in chosen.partition_by("opponent", as_dict=True).items()
+    }
     assert len(ids["teacher"]) == 7
     assert ids["teacher"] == ids["base"]
     assert shuffled.equals(chosen)
