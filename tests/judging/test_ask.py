@@ -188,6 +188,16 @@ def test_the_distillations_budget_stops_the_judge(declare: Declare, claude: Anth
     assert len(claude.accepted) == 20
 
 
+def test_verdicts_travel_in_batches_where_that_is_declared(declare: Declare, claude: AnthropicServer) -> None:
+    claude.script = script(longer)
+
+    judged = judge_pairs(declare(spec("transport: batches")), pairs(*UNEVEN), no_launch)
+
+    assert [len(batch.requests) for batch in claude.batches] == [5]  # one went ahead, to see that it is accepted
+    assert len(claude.accepted) == 6
+    assert judged["verdict"].to_list() == ["student"] * 2 + ["other"] * 2 + ["tie"] * 2
+
+
 def test_a_judge_without_price_or_key_is_named(
     declare: Declare, claude: AnthropicServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
