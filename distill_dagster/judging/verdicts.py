@@ -126,38 +126,13 @@ def judge_table(
     if len(opponents) != 1:
         raise ValueError(f"one table is about one opponent (seen: {sorted(opponents)})")
     rows = _measured(pair_outcomes(judged, pairs))
-    found = dict(rows["outcome"].value_counts().iter_rows())
-    flips, wavers = found.get(Outcome.FLIP, 0), found.get(Outcome.WAVER, 0)
-    unasked = ~pl.col("asked")
-    usable, asked = rows.filter(pl.col("score").is_not_null()), rows.filter("asked")
-
-    def mean(part: pl.DataFrame, column: str) -> Estimate:
-        return mean_estimate(part[column].to_numpy(), part["group_id"].to_list(), confidence, seed)
-
-    def rate(part: pl.DataFrame, top: str, bottom: str) -> Estimate:
-        clusters = part["group_id"].to_list()
-        return ratio_estimate(part[top].to_numpy(), part[bottom].to_numpy(), clusters, confidence, seed)
-
     return JudgeTable(
         opponent=opponents[0],
         judge=spec.label,
         rubric=spec.rubric,
-        pairs=len(rows),
-        wins=found.get(Outcome.WIN, 0),
-        losses=found.get(Outcome.LOSS, 0),
-        ties=found.get(Outcome.TIE, 0) + flips + wavers,
-        identical=len(rows.filter(unasked, pl.col("outcome") == Outcome.TIE)),
-        without_answer=len(rows.filter(unasked, pl.col("outcome") != Outcome.TIE)),
-        flips=flips,
-        wavers=wavers,
-        unusable=found.get(Outcome.UNUSABLE, 0),
+        **_counts(rows),
         problems=dict(sorted(judged["problem"].drop_nulls().value_counts().iter_rows())),
-        win_rate=mean(usable, "score"),
-        flip_rate=mean(asked.filter(pl.col("outcome").is_in(DECISIVE)), "flipped"),
-        first_rate=rate(asked, "named_first", "named_one"),
-        length_ratio=rate(rows.filter("answered"), "student_chars", "other_chars"),
-        like_length_win_rate=mean(usable.filter("answered", "like_length"), "score"),
-        longer_rate=mean(asked.filter(pl.col("longer_won").is_not_null()), "longer_won"),
+        **_rates(rows, confidence, seed),
         self_judging=is_self_judging(spec, teacher),
         disclosure=disclosure(spec, teacher),
     )
@@ -207,3 +182,43 @@ def _measured(rows: pl.DataFrame) -> pl.DataFrame:
         like_length=pl.min_horizontal(student, other) >= LIKE_LENGTH * pl.max_horizontal(student, other),
         longer_won=pl.when(has_winner & (student != other)).then((won == (student > other)).cast(pl.Float64)),
     )
+
+
+def _counts(rows: pl.DataFrame) -> dict[str, int]:
+    """The table's counts of pairs, by field."""
+    found: dict[str, int] = dict(rows["outcome"].value_counts().iter_rows())
+    flips, wavers = found.get(Outcome.FLIP, 0), found.get(Outcome.WAVER, 0)
+    unasked = rows.filter(~pl.col("asked"))
+    identical = len(unasked.filter(pl.col("outcome") == Outcome.TIE))
+    return {
+        "pairs": len(rows),
+        "wins": found.get(Outcome.WIN, 0),
+        "losses": found.get(Outcome.LOSS, 0),
+        "ties": found.get(Outcome.TIE, 0) + flips + wavers,
+        "identical": identical,
+        "without_answer": len(unasked) - identical,
+        "flips": flips,
+        "wavers": wavers,
+        "unusable": found.get(Outcome.UNUSABLE, 0),
+    }
+
+
+def _rates(rows: pl.DataFrame, confidence: float, seed: int) -> dict[str, Estimate]:
+    """The table's estimates, by field."""
+
+    def mean(part: pl.DataFrame, column: str) -> Estimate:
+        return mean_estimate(part[column].to_numpy(), part["group_id"].to_list(), confidence, seed)
+
+    def ratio(part: pl.DataFrame, top: str, bottom: str) -> Estimate:
+        clusters = part["group_id"].to_list()
+        return ratio_estimate(part[top].to_numpy(), part[bottom].to_numpy(), clusters, confidence, seed)
+
+    usable, asked = rows.filter(pl.col("score").is_not_null()), rows.filter("asked")
+    return {
+        "win_rate": mean(usable, "score"),
+        "flip_rate": mean(asked.filter(pl.col("outcome").is_in(DECISIVE)), "flipped"),
+        "first_rate": ratio(asked, "named_first", "named_one"),
+        "length_ratio": ratio(rows.filter("answered"), "student_chars", "other_chars"),
+        "like_length_win_rate": mean(usable.filter("answered", "like_length"), "score"),
+        "longer_rate": mean(asked.filter(pl.col("longer_won").is_not_null()), "longer_won"),
+    }
