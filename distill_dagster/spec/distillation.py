@@ -85,6 +85,18 @@ class DistillationSpec(SpecModel):
             known = ", ".join(self.students) or "none"
             raise ValueError(f"evaluation.gate.candidates: no student {', '.join(strangers)} (known: {known})")
 
+    @model_validator(mode="after")
+    def _judge_has_what_it_needs(self) -> Self:
+        judge = self.evaluation.judge
+        if judge is not None and "reference" in judge.against and self.prompts.reference is None:
+            raise ValueError("evaluation.judge.against: no references; name their column in prompts.reference")
+        if self.teacher.budget_usd is not None and self.teacher.is_local and (judge is None or judge.is_local):
+            raise ValueError(
+                f"teacher.budget_usd: only for a hosted teacher or evaluation.judge (provider is "
+                f"{self.teacher.provider}, whose answers cost no money); remove it"
+            )
+        return self
+
     def _check_logit_student(self, where: str, student: StudentSpec) -> None:
         if self.teacher.provider == "anthropic":
             raise ValueError(

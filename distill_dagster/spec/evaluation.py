@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from distill_dagster.spec.base import SpecModel
 from distill_dagster.spec.harness import HarnessSpec
+from distill_dagster.spec.judge import PairJudgeSpec
 from distill_dagster.spec.metrics import MACRO_F1, MetricEntry, check_metrics, metric_name
 
 
@@ -42,6 +43,7 @@ class EvaluationSpec(SpecModel):
     max_tokens: int | None = Field(None, ge=1, description="Longest answer; default: the teacher's max_tokens.")
     batch_size: int = Field(32, ge=1, description="Prompts per forward pass when answering.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Of the intervals.")
+    judge: PairJudgeSpec | None = Field(None, description="A model that compares answers two at a time.")
 
     @model_validator(mode="after")
     def _metrics_are_told_apart(self) -> Self:

@@ -28,7 +28,6 @@ ONLY_FOR: dict[str, frozenset[str]] = {
     "top_p": frozenset({"openai"}),
     "seed": frozenset({"openai"}),
     "samples": frozenset({"anthropic", "openai"}),
-    "budget_usd": frozenset({"anthropic", "openai"}),
     "prices": frozenset({"anthropic", "openai"}),
     "base_url": frozenset({"anthropic", "openai"}),
     "concurrency": frozenset({"anthropic", "openai"}),
@@ -121,7 +120,9 @@ class TeacherSpec(SpecModel):
         description="Most tokens (prompt and longest answer, all rows) a local teacher holds at once; no part of its "
         "identity. Absent: `batch_size` alone decides.",
     )
-    budget_usd: Annotated[Decimal, Field(gt=0)] | None = Field(None, description="Hard stop for this distillation.")
+    budget_usd: Annotated[Decimal, Field(gt=0)] | None = Field(
+        None, description="Hard stop for this distillation: its hosted teacher and judges together."
+    )
     prices: PriceSpec | None = Field(None, description="Instead of the price table.")
     authorization: str | None = Field(
         None, description="How the provider permits this use; recorded in lineage and the model card."

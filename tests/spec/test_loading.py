@@ -74,7 +74,7 @@ def test_a_right_declaration_loads(tmp_path: Path) -> None:
         (
             "provider: transformers",
             "provider: transformers\n    budget_usd: 3",
-            "6: teacher: budget_usd: only for provider anthropic or openai",
+            "teacher.budget_usd: only for a hosted teacher or evaluation.judge (provider is transformers",
         ),
         (
             "provider: transformers\n    model: some/model\n",

@@ -105,7 +105,8 @@ def price_of(teacher: TeacherSpec, project_root: Path) -> Price:
         known = sorted({*table.get(teacher.provider, {}), *own.get(teacher.provider, {})})
         raise TeacherError(
             f"no price for {teacher.provider} model {teacher.model!r} in the table of {table['as_of']}; write "
-            "`teacher.prices: {input: …, output: …}` in dollars per million tokens (both 0 for a server of your own), "
+            "`prices: {input: …, output: …}` beside its `model:`, in dollars per million tokens "
+            "(both 0 for a server of your own), "
             f"or put the model into {PROJECT_TABLE} (known: {', '.join(known) or 'none'})"
         )
     return _price(_checked(found, f"{teacher.provider}.{teacher.model}"), teacher.provider)

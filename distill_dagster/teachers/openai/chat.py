@@ -64,5 +64,6 @@ class OpenAiClient:
     def _no_usage(self) -> str:
         return (
             f"{self._base_url} does not say how many tokens its answers take (no `usage`), so their cost is unknown; "
-            "ask a server that counts them, or write `teacher.prices: {input: 0, output: 0}` if it costs nothing"
+            "ask a server that counts them, or write `prices: {input: 0, output: 0}` beside its `model:` if it costs "
+            "nothing"
         )
