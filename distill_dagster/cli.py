@@ -171,7 +171,8 @@ def compare(ctx: click.Context, name: str, a: str | None, b: str | None, out: Pa
     A and B are STUDENT for its current evaluation, or STUDENT@VERSION; a version is that of an evaluation or of the
     student, and may be cut short.
     """
-    from distill_dagster.commands.compare import compare_pair, list_evaluations, print_comparison, print_timeline
+    from distill_dagster.commands.compare import compare_pair, print_comparison, print_timeline
+    from distill_dagster.evaluation.across.compare import timeline
 
     if (a is None) != (b is None):
         raise click.UsageError("name both A and B, or neither to list what is stored")
@@ -179,7 +180,7 @@ def compare(ctx: click.Context, name: str, a: str | None, b: str | None, out: Pa
         raise click.UsageError("--out is for a comparison; name A and B")
     distillation = _distillation(ctx, name)
     if a is None or b is None:
-        print_timeline(list_evaluations(distillation), as_json=as_json)
+        print_timeline(timeline(distillation), as_json=as_json)
     else:
         print_comparison(compare_pair(distillation, a, b, out), out, as_json=as_json)
 

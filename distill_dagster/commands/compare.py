@@ -7,12 +7,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from distill_dagster.evaluation.across.compare import compare_evaluations, timeline
-from distill_dagster.evaluation.across.findings import difference_text, measure_label
+from distill_dagster.evaluation.across.compare import compare_evaluations
+from distill_dagster.evaluation.across.findings import difference_text, measure_label, metric_against
 from distill_dagster.evaluation.across.model import ComparedMeasure, EvaluationComparison, Side, Timeline, TimelineEntry
 from distill_dagster.evaluation.across.page import fact_text, render_comparison
 from distill_dagster.evaluation.across.stored import SHORT, find_evaluation
-from distill_dagster.evaluation.formatting import UNDEFINED, count, interval, quantity, shortened
+from distill_dagster.evaluation.formatting import count, interval, quantity, shortened
 from distill_dagster.project import Distillation
 from distill_dagster.storage import write_file
 
@@ -37,13 +37,13 @@ def compare_pair(distillation: Distillation, a: str, b: str, out: Path | None) -
 def print_comparison(comparison: EvaluationComparison, out: Path | None, *, as_json: bool) -> None:
     """Prints tables and the page's path, or JSON; no prompt and no answer in either.
 
-    The JSON is an `EvaluationComparison` and "page": "format": 1, "distillation", "a" and "b" (name, student, version,
-    current, written_at, dataset_version, student_version, base_version, teacher_version, spec_hash, code_version,
-    test_rows, report), "findings", "changes" (what, a, b), "rows" (both, groups, only_a, only_b, other_text,
-    other_reference, other_teacher_answer, changed_answers), "measures" (table, name, label, description, unit,
-    higher_is_better, verdict, and estimates "a", "b" and "difference" (b - a): value, low, high, n, n_clusters, method,
-    confidence), "not_compared" (table, name, why), "examples" (measure, against, and "regressions", "gains" and
-    "others": prompt_id, sample, a, b), "confidence", "seed".
+    The JSON is an `EvaluationComparison` and "page", all of it a contract: "format": 1, "distillation", "a" and "b"
+    (name, student, version, current, written_at, dataset_version, student_version, base_version, teacher_version,
+    spec_hash, code_version, test_rows, report), "findings", "changes" (what, a, b), "rows" (both, groups, only_a,
+    only_b, other_text, other_reference, other_teacher_answer, changed_answers), "measures" (table, name, label,
+    description, unit, higher_is_better, against, verdict, and the estimates a, b and difference, which is b - a: value,
+    low, high, n, n_clusters, method, confidence), "not_compared" (table, name, why), "examples" (measure, table, and
+    regressions, gains and others: prompt_id, sample, a, b), "confidence", "seed", "page" (a path or null).
     """
     console = Console(highlight=False)
     if as_json:
@@ -66,15 +66,6 @@ def print_comparison(comparison: EvaluationComparison, out: Path | None, *, as_j
         console.print(Text(f"\n{out}"), soft_wrap=True)
 
 
-def list_evaluations(distillation: Distillation) -> Timeline:
-    """All stored evaluations, oldest first.
-
-    Raises:
-        EvaluationError: there is none.
-    """
-    return timeline(distillation)
-
-
 def print_timeline(found: Timeline, *, as_json: bool) -> None:
     """Prints a table, or JSON.
 
@@ -85,32 +76,32 @@ def print_timeline(found: Timeline, *, as_json: bool) -> None:
     if as_json:
         console.out(json.dumps(found.model_dump(mode="json"), indent=2, ensure_ascii=False))
         return
-    table = Table(
-        "written (UTC)", "evaluation", "", "student", "dataset", box=None, header_style="bold", pad_edge=False
-    )
-    table.add_column("main metric")
-    table.add_column("student’s", justify="right")
-    table.add_column("rows", justify="right")
+    table = Table("written", "evaluation", "student", "dataset", box=None, header_style="bold", pad_edge=False)
+    for heading in ("student’s main metric", "rows"):
+        table.add_column(heading, justify="right")
     for one in found.evaluations:
-        table.add_row(*map(Text, _timeline_cells(one)))
+        table.add_row(*_timeline_cells(one))
     console.print(table)
     console.print(
         Text(f"\nEach on its own rows; on common rows: distill compare {found.distillation} A B"), soft_wrap=True
     )
 
 
-def _timeline_cells(one: TimelineEntry) -> tuple[str, ...]:
+def _timeline_cells(one: TimelineEntry) -> tuple[Text, ...]:
     estimate = one.estimate
+    measured = f"{quantity(estimate.value, 'score')} {interval(estimate, 'score')}"
     return (
-        f"{one.written_at:%Y-%m-%d %H:%M}",
-        one.name,
-        "current" if one.current else "",
-        one.student_version[:SHORT],
-        one.dataset_version[:SHORT],
-        f"{one.label} vs {one.against}",
-        f"{quantity(estimate.value, 'score')} {interval(estimate, 'score')}",
-        count(estimate.n),
+        _two_lines(f"{one.written_at:%Y-%m-%d}", f"{one.written_at:%H:%M} UTC"),
+        _two_lines(one.name, "current" if one.current else ""),
+        Text(one.student_version[:SHORT]),
+        Text(one.dataset_version[:SHORT]),
+        _two_lines(measured, metric_against(one.label, one.against)),
+        Text(count(estimate.n)),
     )
+
+
+def _two_lines(first: str, second: str) -> Text:
+    return Text(first).append(f"\n{second}", style="dim")
 
 
 def _side_line(side: Side) -> str:
@@ -123,8 +114,8 @@ def _side_line(side: Side) -> str:
 
 def _measures_table(comparison: EvaluationComparison) -> Table:
     table = Table("measure", box=None, header_style="bold", pad_edge=False)
-    for heading in (f"A {comparison.a.name}", f"B {comparison.b.name}", "B − A", "rows (groups)"):
-        table.add_column(heading, justify="right")
+    for heading in ("A", "B", "B − A", "n/groups"):
+        table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("B is")
     for measure in comparison.measures:
         table.add_row(*_measure_cells(measure))
@@ -139,7 +130,7 @@ def _measure_cells(measure: ComparedMeasure) -> tuple[Text, ...]:
         Text(quantity(measure.a.value, measure.unit)),
         Text(quantity(measure.b.value, measure.unit)),
         Text(difference_text(measure)),
-        Text(f"{count(difference.n)} ({count(difference.n_clusters)})"),
+        Text(f"{count(difference.n)}/{count(difference.n_clusters)}"),
         Text(verdict, style=_COLOURS.get(verdict, "")),
     )
 
@@ -157,7 +148,9 @@ def _row_sentences(comparison: EvaluationComparison) -> list[str]:
     if any(left_out.values()):
         told.append(f"Not compared: {', '.join(f'{count(n)} {what}' for what, n in left_out.items() if n)}.")
     partly = {"reference": rows.other_reference, "answer of the teacher": rows.other_teacher_answer}
-    told += [f"{count(n)} rows have another {what}; they are left out vs it." for what, n in partly.items() if n]
+    told += [
+        f"{count(n)} rows have another {what}: left out of what compares with it." for what, n in partly.items() if n
+    ]
     return told
 
 

@@ -10,11 +10,15 @@ from distill_dagster.evaluation.across.stored_report import TABLES
 
 def changes(a: StoredEvaluation, b: StoredEvaluation) -> list[Change]:
     """Every fact that differs, in the order of `_facts`; keys inside blocks are joined by dots."""
-    left, right = dict(_flat(_facts(a))), dict(_flat(_facts(b)))
-    whats = [*left, *(what for what in right if what not in left)]
-    return [
-        Change(what=what, a=left.get(what), b=right.get(what)) for what in whats if left.get(what) != right.get(what)
-    ]
+    left, right = _facts(a), _facts(b)
+    return [change for name in left for change in _differing(name, left[name], right[name])]
+
+
+def _differing(name: str, a: Any, b: Any) -> Iterator[Change]:
+    left, right = dict(_flat({name: a})), dict(_flat({name: b}))
+    for what in dict.fromkeys([*left, *right]):
+        if left.get(what) != right.get(what):
+            yield Change(what=what, a=left.get(what), b=right.get(what))
 
 
 def _facts(one: StoredEvaluation) -> Mapping[str, Any]:

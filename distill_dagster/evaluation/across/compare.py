@@ -4,9 +4,8 @@ from distill_dagster.errors import EvaluationError
 from distill_dagster.evaluation.across.changes import changes
 from distill_dagster.evaluation.across.examples import choose_examples
 from distill_dagster.evaluation.across.findings import findings
-from distill_dagster.evaluation.across.measures import compare_measures
+from distill_dagster.evaluation.across.measures import against, compare_measures
 from distill_dagster.evaluation.across.model import (
-    Against,
     EvaluationComparison,
     Side,
     Timeline,
@@ -14,6 +13,7 @@ from distill_dagster.evaluation.across.model import (
 )
 from distill_dagster.evaluation.across.pairing import Paired, pair
 from distill_dagster.evaluation.across.stored import StoredEvaluation, stored_evaluations
+from distill_dagster.evaluation.across.stored_report import TableName
 from distill_dagster.evaluation.model import System
 from distill_dagster.evaluation.statistics import DEFAULT_SEED
 from distill_dagster.project import Distillation
@@ -85,15 +85,13 @@ def _side(one: StoredEvaluation) -> Side:
 
 
 def _entry(one: StoredEvaluation) -> TimelineEntry:
-    report = one.report
-    measure = report.measures("quality")[report.primary_metric]
-    against: Against = "reference"
-    if not measure.systems[System.STUDENT].n:
-        measure, against = report.measures("fidelity")[report.primary_metric], "teacher"
+    report, name = one.report, one.report.primary_metric
+    table: TableName = "quality" if report.measures("quality")[name].systems[System.STUDENT].n else "fidelity"
+    measure = report.measures(table)[name]
     return TimelineEntry(
         **_side(one).model_dump(),
-        metric=measure.name,
+        metric=name,
         label=measure.label,
-        against=against,
+        against=against(table, name, report),
         estimate=measure.systems[System.STUDENT],
     )

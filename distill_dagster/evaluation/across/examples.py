@@ -32,7 +32,7 @@ def choose_examples(report: StoredReport, measures: list[ComparedMeasure], paire
     by_hash = pl.col("prompt_id").map_elements(sha256_text, return_dtype=pl.String)
     return Examples(
         measure=scorer and scorer.name,
-        against=None if scorer is None else "reference" if scorer.table == "quality" else "teacher",
+        table=scorer and scorer.table,
         regressions=_rows(regressions),
         gains=_rows(gains),
         others=_rows(changed.sort(by_hash, "sample").head(OTHERS)),

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from distill_dagster.evaluation.across.model import ComparedMeasure, SharedRows, Side
+from distill_dagster.evaluation.across.model import Against, ComparedMeasure, SharedRows, Side
 from distill_dagster.evaluation.formatting import (
     METHOD_LABELS,
     UNIT_LABELS,
@@ -12,7 +12,6 @@ from distill_dagster.evaluation.formatting import (
     rows_in_groups,
 )
 
-AGAINST = {"quality": "vs reference", "fidelity": "vs teacher", "health": ""}
 _SAID = {
     "better": "{b} is better than {a} on {what}",
     "worse": "{b} is worse than {a} on {what}",
@@ -32,9 +31,13 @@ def findings(a: Side, b: Side, rows: SharedRows, measures: Sequence[ComparedMeas
 
 
 def measure_label(measure: ComparedMeasure) -> str:
-    """`ROUGE-L vs reference`; what is measured per token, and health, by its name alone."""
-    against = AGAINST[measure.table] if measure.unit == "score" else ""
-    return f"{measure.label} {against}".rstrip()
+    """`ROUGE-L vs reference`; what is no text metric by its name alone."""
+    return metric_against(measure.label, measure.against if measure.unit == "score" else None)
+
+
+def metric_against(label: str, against: Against | None) -> str:
+    """`ROUGE-L vs reference`."""
+    return label if against is None else f"{label} vs {against}"
 
 
 def difference_text(measure: ComparedMeasure) -> str:
@@ -45,7 +48,7 @@ def difference_text(measure: ComparedMeasure) -> str:
 
 
 def _reason(measure: ComparedMeasure) -> str:
-    return "(equal on every row)" if measure.verdict == "equal" else f"({METHOD_LABELS[measure.difference.method]})"
+    return "(all rows equal)" if measure.verdict == "equal" else f"({METHOD_LABELS[measure.difference.method]})"
 
 
 def _sentence(a: Side, b: Side, measure: ComparedMeasure) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from distill_dagster.evaluation.across.model import ComparedMeasure, NotCompared, Verdict
+from distill_dagster.evaluation.across.model import Against, ComparedMeasure, NotCompared, Verdict
 from distill_dagster.evaluation.across.pairing import Paired
 from distill_dagster.evaluation.across.stored_report import TABLES, StoredMeasure, StoredReport, TableName
 from distill_dagster.evaluation.headlines import is_better
@@ -39,8 +39,7 @@ def compare_measures(
         for name in [*right, *(name for name in left if name not in right)]:
             why = _hindrance(table, name, a, b, paired)
             if why is None:
-                kept = comparable(table, name, b, paired)
-                found = _compare(table, right[name], kept, paired, b.confidence)
+                found = _compare(table, right[name], b, paired)
                 if found.difference.n:
                     compared.append(found)
                     continue
@@ -54,13 +53,22 @@ def score_column(table: TableName, name: str) -> str:
     return vs_reference(name) if table == "quality" else vs_teacher(name)
 
 
+def against(table: TableName, name: str, report: StoredReport) -> Against | None:
+    """What a measure compares an answer with; None where it judges the answer alone."""
+    if table == "fidelity" or name == "length_ratio":
+        return "teacher"
+    return "reference" if table == "quality" and name in report.measures("fidelity") else None
+
+
 def comparable(table: TableName, name: str, report: StoredReport, paired: Paired) -> pl.Series:
     """Which rows may be compared on a measure: those whose text to compare with is the same on both sides."""
-    if table == "fidelity" or name == "length_ratio":
-        return paired.same_teacher
-    if table == "quality" and name in report.measures("fidelity"):
-        return paired.same_reference
-    return pl.repeat(True, len(paired.a), eager=True, dtype=pl.Boolean)
+    match against(table, name, report):
+        case "teacher":
+            return paired.same_teacher
+        case "reference":
+            return paired.same_reference
+        case _:
+            return pl.repeat(True, len(paired.a), eager=True, dtype=pl.Boolean)
 
 
 def _columns(table: TableName, name: str) -> Sequence[pl.Expr]:
@@ -96,15 +104,19 @@ def _roots(columns: Sequence[pl.Expr]) -> set[str]:
     return {root for column in columns for root in column.meta.root_names()}
 
 
-def _compare(
-    table: TableName, stored: StoredMeasure, kept: pl.Series, paired: Paired, confidence: float
-) -> ComparedMeasure:
+def _compare(table: TableName, stored: StoredMeasure, report: StoredReport, paired: Paired) -> ComparedMeasure:
     columns = _columns(table, stored.name)
     known = pl.all_horizontal(column.is_not_null() for column in columns).alias("known")
-    kept = kept & paired.a.select(known)["known"] & paired.b.select(known)["known"]
+    kept = (
+        comparable(table, stored.name, report, paired)
+        & paired.a.select(known)["known"]
+        & paired.b.select(known)["known"]
+    )
     needed = [*KEY, "group_id", *sorted(_roots(columns))]
     rows = [side.filter(kept).select(*needed, model=pl.lit(name)) for name, side in ((A, paired.a), (B, paired.b))]
-    measure = _measure(Scored(pl.concat(rows, how="vertical_relaxed"), confidence, DEFAULT_SEED), stored, columns)
+    measure = _measure(
+        Scored(pl.concat(rows, how="vertical_relaxed"), report.confidence, DEFAULT_SEED), stored, columns
+    )
     difference = measure.comparison(B, A) or measure.systems[B]  # the latter where there are no rows
     return ComparedMeasure(
         table=table,
@@ -113,6 +125,7 @@ def _compare(
         description=measure.description,
         unit=measure.unit,
         higher_is_better=measure.higher_is_better,
+        against=against(table, stored.name, report),
         a=measure.systems[A],
         b=measure.systems[B],
         difference=difference,

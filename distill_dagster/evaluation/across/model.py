@@ -72,6 +72,7 @@ class ComparedMeasure(ReportModel):
     """One measure of both students on the same rows.
 
     Attributes:
+        against: what it compares with; None where it judges the answer alone.
         difference: paired, `b` - `a`.
         verdict: of B against A, where the whole interval is on one side of zero; `equal` where no row differs; None
             where neither direction is better or nothing can be said.
@@ -83,6 +84,7 @@ class ComparedMeasure(ReportModel):
     description: str
     unit: Unit
     higher_is_better: bool | None
+    against: Against | None
     a: Estimate
     b: Estimate
     difference: Estimate
@@ -108,13 +110,13 @@ class Examples(ReportModel):
     """Rows whose answers changed.
 
     Attributes:
-        measure, against: what they are scored by; None where no metric was compared.
+        measure, table: what they are scored by; None where no metric was compared.
         regressions, gains: the largest losses and gains from A to B.
         others: changed answers among neither, chosen by hash of the prompt id.
     """
 
     measure: str | None
-    against: Against | None
+    table: TableName | None
     regressions: list[ScoredRow]
     gains: list[ScoredRow]
     others: list[ScoredRow]
@@ -142,13 +144,13 @@ class TimelineEntry(Side):
 
     Attributes:
         metric, label: the report's main metric.
-        against: what the estimate is measured against.
+        against: what the estimate is measured against; None where the metric judges the answer alone.
         estimate: the student's.
     """
 
     metric: str
     label: str
-    against: Against
+    against: Against | None
     estimate: Estimate
 
 

@@ -105,9 +105,8 @@ class _Texts:
     def __init__(self, comparison: EvaluationComparison, paired: Paired) -> None:
         self._names = comparison.a.name, comparison.b.name
         self._paired = paired
-        measure, against = comparison.examples.measure, comparison.examples.against
-        table = "quality" if against == "reference" else "fidelity"
-        found = (one for one in comparison.measures if (one.table, one.name) == (table, measure))
+        scorer = comparison.examples.table, comparison.examples.measure
+        found = (one for one in comparison.measures if (one.table, one.name) == scorer)
         self.scored_by = next(map(measure_label, found), None)
 
     def examples(self, rows: Iterable[ScoredRow]) -> list[Example]:
@@ -130,7 +129,7 @@ class _Texts:
 
 
 def _both(a: dict[str, Any], b: dict[str, Any], column: str, css: str, label: str) -> list[Answer]:
-    """What answers are compared with: one text where it is the same on both sides, else both; none where there is none."""
+    """What answers are compared with: one text where it is the same on both sides, else both."""
     if a[column] == b[column]:
         return [] if b[column] is None else [Answer(css, label, _shown(b[column]), "")]
     return [Answer(css, label, _shown(record[column]), f"in {side}") for record, side in ((a, "A"), (b, "B"))]
