@@ -24,13 +24,13 @@ def newest_report(distillation: Distillation, student: str | None) -> Evaluation
         raise EvaluationError(f"{distillation.name} declares no student {student!r} (known: {known})")
     names = [student] if student else declared
     found = [evaluation for name in names if (evaluation := read_evaluation(distillation, name))]
-    command = f"`distill run {distillation.name}{f' --student {student}' if student else ''}` makes one"
+    command = f"`distill run {distillation.name}{f' --student {student}' if student else ''}` makes"
     if not found:
         of = f" of {student!r}" if student else ""
-        raise EvaluationError(f"{distillation.name}: no evaluation{of} yet; {command}")
+        raise EvaluationError(f"{distillation.name}: no evaluation{of} yet; {command} one")
     pages = [evaluation for evaluation in found if evaluation.report_path.is_file()]
     if not pages:
-        raise EvaluationError(f"{found[0].report_path}: the report is gone; {command}")
+        raise EvaluationError(f"{found[0].report_path}: the report is gone; remove its folder, and {command} it again")
     return max(pages, key=lambda evaluation: evaluation.report_path.stat().st_mtime_ns)
 
 
