@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import click
@@ -144,13 +145,44 @@ def variants(ctx: click.Context, name: str, rows: int, yes: bool, as_json: bool)
 
 @main.command()
 @click.argument("name")
-@click.option("--student", metavar="S", help="The student; default: the only or first one.")
+@click.option("--student", metavar="S", help="The student; default: the one that was evaluated last.")
+@click.option("--open", "open_page", is_flag=True, help="Open the page in the browser.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.pass_context
-def report(ctx: click.Context, name: str, student: str | None) -> None:
+def report(ctx: click.Context, name: str, student: str | None, open_page: bool, as_json: bool) -> None:
     """Print the path of the newest report."""
-    from distill_dagster.commands.status import newest_report
+    from distill_dagster.commands.report import newest_report, show_report
 
-    click.echo(newest_report(_distillation(ctx, name), student))
+    show_report(newest_report(_distillation(ctx, name), student), open_page=open_page, as_json=as_json)
+
+
+@main.command()
+@click.argument("name")
+@click.argument("a", required=False)
+@click.argument("b", required=False)
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.html", help="Write a page with the texts."
+)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.pass_context
+def compare(ctx: click.Context, name: str, a: str | None, b: str | None, out: Path | None, as_json: bool) -> None:
+    """Compare two stored evaluations, A and B, or list them all.
+
+    A and B are STUDENT for its current evaluation, or STUDENT@VERSION; a version is that of an evaluation or of the
+    student, and may be cut short.
+    """
+    from distill_dagster.commands.compare import compare_pair, print_comparison, print_timeline
+    from distill_dagster.evaluation.across.compare import timeline
+
+    if (a is None) != (b is None):
+        raise click.UsageError("name both A and B, or neither to list what is stored")
+    if out is not None and a is None:
+        raise click.UsageError("--out is for a comparison; name A and B")
+    distillation = _distillation(ctx, name)
+    if a is None or b is None:
+        print_timeline(timeline(distillation), as_json=as_json)
+    else:
+        print_comparison(compare_pair(distillation, a, b, out), out, as_json=as_json)
 
 
 @main.command(name="try")

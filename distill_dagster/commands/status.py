@@ -1,17 +1,14 @@
-"""`distill status` and `distill report`: where each asset stands, from disk hashes, and what was spent."""
+"""`distill status`: where each asset stands, from disk hashes, and what was spent."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from distill_dagster.commands.terminal import duration
-from distill_dagster.errors import EvaluationError
 from distill_dagster.evaluation.build import asset_of as evaluation_asset
-from distill_dagster.evaluation.build import read_evaluation
 from distill_dagster.lineage.manifests import MANIFEST_FILE, read_manifest
 from distill_dagster.plan import Asset, partitioned_kinds, plan_partitioned, plan_rest
 from distill_dagster.project import Distillation
@@ -166,19 +163,6 @@ def _json_row(row: AssetStatus) -> dict[str, object]:
 def _usd(microusd: int) -> str:
     """Dollars; cents where there are enough of them to matter, else four digits."""
     return f"${microusd / MICRO:,.2f}" if microusd >= MICRO or not microusd else f"${microusd / MICRO:.4f}"
-
-
-def newest_report(distillation: Distillation, student: str | None) -> Path:
-    """The path of a student's newest report.
-
-    Raises:
-        EvaluationError: there is none yet.
-    """
-    names = [student] if student else list(distillation.spec.students)
-    found = [evaluation for name in names if (evaluation := read_evaluation(distillation, name))]
-    if not found:
-        raise EvaluationError(f"{distillation.name}: no evaluation yet; `distill run {distillation.name}` makes one")
-    return max(found, key=lambda evaluation: evaluation.report_path.stat().st_mtime_ns).report_path
 
 
 def _single(

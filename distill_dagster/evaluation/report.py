@@ -15,17 +15,15 @@ from distill_dagster.evaluation.model import (
     answering,
     companion_name,
 )
+from distill_dagster.evaluation.page import basis, without_controls
 from distill_dagster.evaluation.plots import bar_plot, interval_plot, loss_plot
-from distill_dagster.evaluation.statistics import BOOTSTRAP_MIN_CLUSTERS, BOOTSTRAP_RESAMPLES, Estimate, Method
+from distill_dagster.evaluation.statistics import BOOTSTRAP_MIN_CLUSTERS, BOOTSTRAP_RESAMPLES, Estimate
 from distill_dagster.evaluation.view import Timings, cards, side_by_side, student_facts
 from distill_dagster.metrics import metric_label
 
 TEMPLATE = "report.html.j2"
 Measurements = dict[str, Timings]
 """`prediction`, `training` and `capture`, each by system."""
-# C0 controls (but tab and newline) and DEL have no meaning in HTML: shown as their Unicode pictures.
-_CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {127: 0x2421}
-_METHOD_MARKS = {Method.CLUSTER_BOOTSTRAP: "boot", Method.CLUSTER_T: "t"}
 
 
 def render_html(report: EvaluationReport, predictions: pl.DataFrame, measurements: Measurements) -> str:
@@ -54,7 +52,7 @@ def render_html(report: EvaluationReport, predictions: pl.DataFrame, measurement
         token_plots=[bar_plot(fidelity[name]) for name in ("top1", "forward_kl") if name in fidelity],
         loss_plot=loss_plot(report.training),
     )
-    return source.translate(_CONTROL_PICTURES)
+    return without_controls(source)
 
 
 @lru_cache(maxsize=1)
@@ -81,17 +79,11 @@ def _template() -> Template:
         interval=formatting.interval,
         parameters=formatting.parameters,
         size=formatting.size,
-        basis=_basis,
+        basis=basis,
         method_label=lambda estimate: formatting.METHOD_LABELS[estimate.method],
         verdict=_verdict,
     )
     return environment.get_template(TEMPLATE)
-
-
-def _basis(estimate: Estimate) -> str:
-    """`n 71/65 · boot`: rows, groups and method, in the space of a table cell."""
-    mark = _METHOD_MARKS.get(estimate.method, "no interval")
-    return f"n {formatting.count(estimate.n)}/{formatting.count(estimate.n_clusters)} · {mark}"
 
 
 def _verdict(measure: Measure, difference: Estimate) -> str:

@@ -16,12 +16,12 @@ from distill_dagster.evaluation.formatting import (
     system_label,
 )
 from distill_dagster.evaluation.model import EvaluationReport, Measure, SampleRow, StudentFacts, System, Unit, answering
+from distill_dagster.evaluation.page import shown_text
 from distill_dagster.evaluation.plots import role
 from distill_dagster.evaluation.predictions import KEY, vs_reference, vs_teacher
 from distill_dagster.evaluation.statistics import Estimate
 from distill_dagster.metrics import metric_label
 
-SHOWN_CHARACTERS = 4_000
 OBJECTIVES = {
     "sft": "sft: the tokens of completions",
     "logit": "logit: captured distributions",
@@ -212,9 +212,4 @@ def _scores(record: dict[str, Any], primary: str, against: str) -> str:
 
 
 def _shown(text: str | None) -> str | None:
-    if text is None:
-        return None
-    visible = text.replace("\r\n", "\n")
-    if len(visible) <= SHOWN_CHARACTERS:
-        return visible
-    return f"{visible[:SHOWN_CHARACTERS]}… ({count(len(visible) - SHOWN_CHARACTERS)} more characters)"
+    return None if text is None else shown_text(text)

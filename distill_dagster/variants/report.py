@@ -10,8 +10,8 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, Te
 from markupsafe import Markup
 
 from distill_dagster.evaluation import formatting
-from distill_dagster.evaluation.statistics import BOOTSTRAP_MIN_CLUSTERS, BOOTSTRAP_RESAMPLES, Estimate, Method
-from distill_dagster.evaluation.view import SHOWN_CHARACTERS
+from distill_dagster.evaluation.page import basis, shown_text, without_controls
+from distill_dagster.evaluation.statistics import BOOTSTRAP_MIN_CLUSTERS, BOOTSTRAP_RESAMPLES
 from distill_dagster.metrics import metric_label
 from distill_dagster.variants.formatting import interval, shown
 from distill_dagster.variants.make import DECLARED
@@ -19,9 +19,6 @@ from distill_dagster.variants.model import DesignMeasure, VariantsReport
 from distill_dagster.variants.plot import trade_off_plot
 
 TEMPLATE = "variants.html.j2"
-# C0 controls (but tab and newline) and DEL have no meaning in HTML: shown as their Unicode pictures.
-_CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {127: 0x2421}
-_METHOD_MARKS = {Method.CLUSTER_BOOTSTRAP: "boot", Method.CLUSTER_T: "t"}
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ def render_html(report: VariantsReport, scored: pl.DataFrame) -> str:
         examples=[_example(scored, prompt_id, report) for prompt_id in report.examples],
         similarity={(pair.left, pair.right): pair.similarity for pair in report.agreement},
     )
-    return source.translate(_CONTROL_PICTURES)
+    return without_controls(source)
 
 
 @lru_cache(maxsize=1)
@@ -82,7 +79,7 @@ def _template() -> Template:
         number=formatting.number,
         shown=shown,
         interval=interval,
-        basis=_basis,
+        basis=basis,
         verdict=_verdict,
         changed=_changed,
     )
@@ -104,7 +101,8 @@ def _example(scored: pl.DataFrame, prompt_id: str, report: VariantsReport) -> Ex
     own = {row["design"]: row for row in scored.filter(pl.col("prompt_id") == prompt_id).iter_rows(named=True)}
     answers = [_answer(own[design.name], report) for design in report.designs if design.name in own]
     row = next(iter(own.values()))
-    return Example(prompt_id, row["partition"], _cut(row["text"]), answers, row["reference"] and _cut(row["reference"]))
+    reference = row["reference"] and shown_text(row["reference"])
+    return Example(prompt_id, row["partition"], shown_text(row["text"]), answers, reference)
 
 
 def _answer(row: dict[str, Any], report: VariantsReport) -> Answer:
@@ -115,22 +113,9 @@ def _answer(row: dict[str, Any], report: VariantsReport) -> Answer:
         parts.append(f"{metric_label(report.primary_metric)} {formatting.number(score, 3)}")
     tokens = row["output_tokens"]
     parts.append(f"{formatting.count(tokens)} token{'' if tokens == 1 else 's'}")
-    text = None if row["answer"] is None else _cut(row["answer"])
+    text = None if row["answer"] is None else shown_text(row["answer"])
     css = "teacher" if row["design"] == DECLARED else "student"
     return Answer(row["design"], css, text, " · ".join(parts))
-
-
-def _cut(text: str) -> str:
-    visible = text.replace("\r\n", "\n")
-    if len(visible) <= SHOWN_CHARACTERS:
-        return visible
-    return f"{visible[:SHOWN_CHARACTERS]}… ({formatting.count(len(visible) - SHOWN_CHARACTERS)} more characters)"
-
-
-def _basis(estimate: Estimate) -> str:
-    """`n 50/48 · t`: rows, groups and method, in the space of a table cell."""
-    mark = _METHOD_MARKS.get(estimate.method, "no interval")
-    return f"n {formatting.count(estimate.n)}/{formatting.count(estimate.n_clusters)} · {mark}"
 
 
 def _verdict(measure: DesignMeasure, variant: str) -> str:

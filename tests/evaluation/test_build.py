@@ -10,6 +10,8 @@ import pytest
 
 from distill_dagster.dataset.build import build_dataset
 from distill_dagster.errors import EvaluationError, WorkerError
+from distill_dagster.evaluation.across.compare import compare_evaluations
+from distill_dagster.evaluation.across.stored import find_evaluation
 from distill_dagster.evaluation.build import EvaluationBuild, build_evaluation, evaluation_current
 from distill_dagster.jobs import RESULT_FILE, PredictJob, TrainResult
 from distill_dagster.lifeline import Termination
@@ -274,6 +276,24 @@ def test_the_documented_script_comes_to_the_numbers_of_a_built_evaluation(bench:
     again = {key: found[key]["left" if key[1] == key[2] else "difference"] for key in numbers}
     assert again == pytest.approx(numbers, rel=1e-9, abs=1e-9)
     assert {("kl_sum", "student", "base"), ("chrf_vs_teacher", "student", "student/second")} <= set(numbers)
+
+
+def test_built_evaluations_are_compared_across_time(bench: Bench) -> None:
+    bench.train("first")
+    longer = bench.evaluate("first")
+    bench.declare(max_tokens=4)
+    shorter = bench.evaluate("first")
+
+    a = find_evaluation(bench.distillation, f"first@{longer.version[:12]}")
+    b = find_evaluation(bench.distillation, "first")
+    comparison, _ = compare_evaluations(bench.distillation, a, b)
+
+    assert (a.current, b.current, b.version) == (False, True, shorter.version)
+    assert comparison.rows.both == 3
+    changes = {change.what: (change.a, change.b) for change in comparison.changes}
+    assert changes["decoding.max_tokens"] == (8, 4)
+    kl = next(one for one in comparison.measures if one.name == "forward_kl")
+    assert (kl.verdict, kl.difference.value) == ("equal", 0.0)  # answers are shorter, the teacher's are the same
 
 
 def test_answers_side_by_side_have_a_column_for_each_model(bench: Bench) -> None:

@@ -113,6 +113,27 @@ def test_intervals(tmp_path: Path, inputs: EvaluationInputs, groups: int | None)
     assert methods >= ({Method.CLUSTER_T} if groups else {Method.CLUSTER_BOOTSTRAP})
 
 
+@pytest.mark.parametrize("groups", [None, 9])
+def test_the_interval_of_the_quality_kept(tmp_path: Path, inputs: EvaluationInputs, groups: int | None) -> None:
+    report, predictions = written(tmp_path, in_groups(inputs, groups) if groups else inputs)
+    intervals = scripts()["intervals"]
+    spread = next(line.strip() for line in intervals.splitlines() if line.strip().startswith("spread ="))
+    for before, after in (
+        ("value, n = x.sum() / y.sum() - u.sum() / v.sum()", "value, n = x.sum() / u.sum()"),
+        (spread, "spread = (x - x.sum() / u.sum() * u) / u.sum()"),
+        ("np.quantile(x / y - u / v", "np.quantile(x / u"),
+    ):
+        assert before in intervals
+        intervals = intervals.replace(before, after)
+
+    lines = run(scripts()["recompute"] + intervals, predictions)
+
+    wanted = [f"{report.primary_metric}_vs_reference", "student", "teacher"]
+    (ends,) = [list(map(float, line[3:])) for line in lines if line[:3] == wanted and len(line) == 8]
+    found = ends[:2] if groups else ends[2:4]
+    assert found == pytest.approx(list(report.quality_kept.interval or ()), rel=EXACT)
+
+
 def test_macro_f1(tmp_path: Path, inputs: EvaluationInputs) -> None:
     report, predictions = written(tmp_path, classified(inputs))
 

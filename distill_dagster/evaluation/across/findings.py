@@ -1,0 +1,63 @@
+"""The sentences at the top of a comparison: each follows from a paired difference and its interval."""
+
+from collections.abc import Sequence
+
+from distill_dagster.evaluation.across.model import Against, ComparedMeasure, SharedRows, Side
+from distill_dagster.evaluation.formatting import (
+    METHOD_LABELS,
+    UNIT_LABELS,
+    count,
+    interval,
+    quantity,
+    rows_in_groups,
+)
+
+_SAID = {
+    "better": "{b} is better than {a} on {what}",
+    "worse": "{b} is worse than {a} on {what}",
+    "undecided": "Whether {b} is better than {a} on {what} is undecided",
+    "equal": "{b} and {a} are equal on every row on {what}",
+}
+
+
+def findings(a: Side, b: Side, rows: SharedRows, measures: Sequence[ComparedMeasure], primary: str) -> list[str]:
+    """What changed on the main measures, and how many answers did."""
+    main = [one for one in measures if one.name in (primary, "forward_kl", "top1") and one.verdict is not None]
+    sentences = [_sentence(a, b, one) for one in main]
+    sentences.append(
+        f"{count(rows.changed_answers)} of {count(rows.both)} answers differ, on the rows whose prompt both have."
+    )
+    return sentences
+
+
+def measure_label(measure: ComparedMeasure) -> str:
+    """`ROUGE-L vs reference`; what is no text metric by its name alone."""
+    return metric_against(measure.label, measure.against if measure.unit == "score" else None)
+
+
+def metric_against(label: str, against: Against | None) -> str:
+    """`ROUGE-L vs reference`."""
+    return label if against is None else f"{label} vs {against}"
+
+
+def difference_text(measure: ComparedMeasure) -> str:
+    """`+0.012 [−0.003, +0.027]`; the reason where there is no interval."""
+    difference = measure.difference
+    span = interval(difference, measure.unit, signed=True) if difference.interval else _reason(measure)
+    return f"{quantity(difference.value, measure.unit, signed=True)} {span}"
+
+
+def _reason(measure: ComparedMeasure) -> str:
+    return "(all rows equal)" if measure.verdict == "equal" else f"({METHOD_LABELS[measure.difference.method]})"
+
+
+def _sentence(a: Side, b: Side, measure: ComparedMeasure) -> str:
+    said = _SAID[measure.verdict or "undecided"].format(a=f"“{a.name}”", b=f"“{b.name}”", what=_in_sentence(measure))
+    unit = f" {UNIT_LABELS[measure.unit]}" if UNIT_LABELS[measure.unit] else ""
+    values = f"{quantity(measure.b.value, measure.unit)} vs {quantity(measure.a.value, measure.unit)}{unit}"
+    return f"{said}: {values}, difference {difference_text(measure)}, {rows_in_groups(measure.difference)}."
+
+
+def _in_sentence(measure: ComparedMeasure) -> str:
+    label = measure_label(measure)
+    return label if measure.unit == "score" else label[:1].lower() + label[1:]

@@ -1,0 +1,28 @@
+"""What the pages of the package share: texts and estimates in the space of a table cell."""
+
+from distill_dagster.evaluation.formatting import count
+from distill_dagster.evaluation.statistics import Estimate, Method
+
+SHOWN_CHARACTERS = 4_000
+_METHOD_MARKS = {Method.CLUSTER_BOOTSTRAP: "boot", Method.CLUSTER_T: "t"}
+# C0 controls (but tab and newline) and DEL have no meaning in HTML: shown as their Unicode pictures.
+_CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {127: 0x2421}
+
+
+def without_controls(source: str) -> str:
+    """A page's source with pictures in place of control characters."""
+    return source.translate(_CONTROL_PICTURES)
+
+
+def basis(estimate: Estimate) -> str:
+    """`n 71/65 · boot`: rows, groups and method."""
+    mark = _METHOD_MARKS.get(estimate.method, "no interval")
+    return f"n {count(estimate.n)}/{count(estimate.n_clusters)} · {mark}"
+
+
+def shown_text(text: str) -> str:
+    """A model's or a user's text with its line breaks made plain, cut with notice where it is very long."""
+    visible = text.replace("\r\n", "\n")
+    if len(visible) <= SHOWN_CHARACTERS:
+        return visible
+    return f"{visible[:SHOWN_CHARACTERS]}… ({count(len(visible) - SHOWN_CHARACTERS)} more characters)"
