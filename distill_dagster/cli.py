@@ -62,7 +62,7 @@ def new(ctx: click.Context, name: str) -> None:
 @click.option("--student", "students", multiple=True, metavar="S", help="Only this student.")
 @click.option(
     "--until",
-    type=click.Choice(["prompts", "teacher_outputs", "dataset", "student", "evaluation"]),
+    type=click.Choice(["prompts", "teacher_outputs", "golden_set", "dataset", "student", "evaluation"]),
     default="evaluation",
     help="The last kind of asset to make.",
 )

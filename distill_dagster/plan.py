@@ -7,6 +7,7 @@ from enum import StrEnum
 from distill_dagster.dataset.build import dataset_current
 from distill_dagster.errors import DistillError
 from distill_dagster.evaluation.build import evaluation_current
+from distill_dagster.golden.build import golden_current
 from distill_dagster.logits.build import logits_current
 from distill_dagster.logits.declared import capture_identity, needs_logits
 from distill_dagster.project import Distillation
@@ -23,6 +24,7 @@ class Asset(StrEnum):
     PROMPTS = "prompts"
     TEACHER_OUTPUTS = "teacher_outputs"
     TEACHER_LOGITS = "teacher_logits"
+    GOLDEN_SET = "golden_set"
     DATASET = "dataset"
     STUDENT = "student"
     EVALUATION = "evaluation"
@@ -153,9 +155,11 @@ def _plan_logits(distillation: Distillation, partitions: Sequence[str], outputs:
 
 
 def plan_rest(distillation: Distillation, identity: TeacherIdentity, students: Sequence[str]) -> list[Step]:
-    """What dataset, students and evaluations need, once the partitioned assets are done."""
-    dataset_due = not dataset_current(distillation, lambda p: outputs_current(distillation, p, identity))
-    steps = [Step(Asset.DATASET, None, "its inputs changed")] if dataset_due else []
+    """What golden set, dataset, students and evaluations need, once the partitioned assets are done."""
+    golden_due = not golden_current(distillation)
+    steps = [Step(Asset.GOLDEN_SET, None, "its source changed")] if golden_due else []
+    dataset_due = golden_due or not dataset_current(distillation, lambda p: outputs_current(distillation, p, identity))
+    steps += [Step(Asset.DATASET, None, "its inputs changed")] if dataset_due else []
     due = {name for name in students if dataset_due or not student_current(distillation, name)}
     for name in students:
         if name in due:

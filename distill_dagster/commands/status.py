@@ -94,6 +94,8 @@ def _assets(distillation: Distillation) -> list[AssetStatus]:
         (step.asset, step.name): step.why
         for step in plan_rest(distillation, identity, list(distillation.spec.students))
     }
+    if distillation.spec.golden_set is not None:
+        rows.append(_single(distillation, Asset.GOLDEN_SET, None, "golden_set", steps, None))
     rows.append(_single(distillation, Asset.DATASET, None, "dataset", steps, upstream))
     for student in distillation.spec.students:
         rows.append(_single(distillation, Asset.STUDENT, student, student_asset(student), steps, upstream))

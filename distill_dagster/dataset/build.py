@@ -10,6 +10,8 @@ import polars as pl
 from distill_dagster.dataset.curate import DROPPED_SCHEMA, Curated, curate, with_assessment
 from distill_dagster.dataset.files import DATASET_SCHEMA, splits_of, write_splits
 from distill_dagster.errors import DatasetError, StorageError
+from distill_dagster.golden.build import ASSET as GOLDEN_SET
+from distill_dagster.golden.build import golden_version, read_golden_set
 from distill_dagster.lineage.builds import BuildRecord, Builds, build_key
 from distill_dagster.lineage.hashing import frame_version
 from distill_dagster.lineage.manifests import Manifest, spec_hash, write_manifest
@@ -86,16 +88,18 @@ class DatasetBuild:
 
 @dataclass(frozen=True)
 class _Inputs:
-    """The current partitions: versions of prompts and outputs, and those without current outputs."""
+    """The current partitions: versions of prompts and outputs, those without current outputs, and the golden set."""
 
     prompts: Mapping[str, str]
     outputs: Mapping[str, str]
     missing: tuple[str, ...]
+    golden: str | None
 
     @property
     def versions(self) -> dict[str, str]:
         versions = {f"prompts/{partition}": self.prompts[partition] for partition in self.outputs}
-        return versions | {f"teacher_outputs/{partition}": version for partition, version in self.outputs.items()}
+        versions |= {f"teacher_outputs/{partition}": version for partition, version in self.outputs.items()}
+        return versions | ({GOLDEN_SET: self.golden} if self.golden is not None else {})
 
     def key(self, spec: DistillationSpec) -> str:
         return build_key(ASSET, STAGE_NUMBER, self.versions, _settings(spec))
@@ -109,6 +113,8 @@ def dataset_build_key(distillation: Distillation, is_current: IsCurrent | None =
         is_current: whether a partition's teacher outputs belong to its current prompts. Default: any outputs do.
     """
     inputs = _inputs(distillation, is_current)
+    if distillation.spec.golden_set is not None and inputs.golden is None:
+        return None
     if not inputs.outputs or (inputs.missing and not distillation.spec.curation.allow_missing):
         return None
     return inputs.key(distillation.spec)
@@ -176,13 +182,17 @@ def _inputs(distillation: Distillation, is_current: IsCurrent | None) -> _Inputs
             missing.append(partition)
         else:
             outputs[partition] = answered.version
-    return _Inputs(prompts, outputs, tuple(missing))
+    return _Inputs(prompts, outputs, tuple(missing), golden_version(distillation))
 
 
 def _check(distillation: Distillation, inputs: _Inputs) -> None:
     name = distillation.name
     if not inputs.prompts:
         raise DatasetError(f"{name}: no partition has prompts yet; materialise `prompts` and `teacher_outputs` first")
+    if distillation.spec.golden_set is not None and inputs.golden is None:
+        raise DatasetError(
+            f"{name}: the golden set is not read yet, so its rows cannot be kept out; materialise it first"
+        )
     if inputs.missing and not (distillation.spec.curation.allow_missing and inputs.outputs):
         listed = ", ".join(inputs.missing)
         raise DatasetError(
@@ -201,7 +211,8 @@ def _settings(spec: DistillationSpec) -> dict[str, Any]:
 
 
 def _make(distillation: Distillation, inputs: _Inputs, key: str) -> BuildRecord:
-    curated = curate(*_read(distillation, inputs), distillation.spec.curation)
+    golden = read_golden_set(distillation, inputs.golden) if inputs.golden is not None else None
+    curated = curate(*_read(distillation, inputs), distillation.spec.curation, golden)
     splits = splits_of(curated.kept)
     counts = {split.value: curated.kept.filter(pl.col("split") == split.value).height for split in splits}
     if not counts["train"]:

@@ -1,11 +1,12 @@
 """Decides for every teacher answer whether a student may learn it, and gives a reason wherever not."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import polars as pl
 
-from distill_dagster.dataset.duplicates import comparable, exact_duplicates, near_duplicates
-from distill_dagster.prompts.splits import Split
+from distill_dagster.dataset.duplicates import comparable, exact_duplicates, near_duplicates, resemblances
+from distill_dagster.prompts.splits import LEARNT_FROM, Split
 from distill_dagster.spec.curation import CurationSpec, DropReason
 
 KEPT_SCHEMA = {
@@ -54,7 +55,9 @@ class Curated:
         return dict(sorted(self.dropped["reason"].value_counts().iter_rows()))
 
 
-def curate(prompts: pl.DataFrame, outputs: pl.DataFrame, spec: CurationSpec) -> Curated:
+def curate(
+    prompts: pl.DataFrame, outputs: pl.DataFrame, spec: CurationSpec, golden: pl.DataFrame | None = None
+) -> Curated:
     """Sorts answers into kept and dropped.
 
     An answer without a text to learn (error, refused, tool_use, empty), one that is not what was declared
@@ -70,12 +73,14 @@ def curate(prompts: pl.DataFrame, outputs: pl.DataFrame, spec: CurationSpec) -> 
         outputs: OUTPUTS columns; those of the assessment may be missing. A prompt without output is dropped as
             `error`.
         spec: the `curation:` block.
+        golden: the golden set's prompt_id, text and student_messages. What resembles one of its rows is kept out of
+            train and validation (golden_leakage), whatever `spec.drop` lists.
     """
     answers = prompts.join(with_assessment(outputs), on="prompt_id", how="left")
     answers = answers.with_columns(reason=_unusable(spec), detail=_detail())
     dropped = [answers.filter(pl.col("reason").is_not_null())]
     usable = _targets(answers.filter(pl.col("reason").is_null()).drop("reason", "detail"), spec)
-    for step in (_held_out_groups, _exact, _near):
+    for step in (partial(_golden, golden), _held_out_groups, _exact, _near):
         gone = step(usable, spec)
         dropped.append(gone)
         usable = usable.join(gone.select("prompt_id", "sample"), on=["prompt_id", "sample"], how="anti")
@@ -127,6 +132,28 @@ def _held_out_groups(usable: pl.DataFrame, spec: CurationSpec) -> pl.DataFrame:
         usable.filter(~is_held_out)
         .join(owners, on="group_id")
         .select(*_place(), pl.lit(DropReason.HELD_OUT_GROUP.value).alias("reason"), "detail")
+    )
+
+
+def golden_leakage(rows: pl.DataFrame, golden: pl.DataFrame, threshold: float) -> pl.DataFrame:
+    """The rows that ask what a golden row asks: prompt_id and other (str: the golden row's prompt_id).
+
+    Args:
+        rows: prompt_id, split, text, student_messages; one row a prompt.
+        golden: prompt_id, text, student_messages.
+        threshold: least Jaccard similarity of the prompts' character 5-grams.
+    """
+    held = golden.with_columns(split=pl.lit(Split.TEST.value))
+    return resemblances(comparable(rows), comparable(held), threshold)
+
+
+def _golden(golden: pl.DataFrame | None, usable: pl.DataFrame, spec: CurationSpec) -> pl.DataFrame:
+    if golden is None:
+        return pl.DataFrame(schema=DROPPED_SCHEMA)
+    learnt = usable.filter(pl.col("split").is_in(LEARNT_FROM))
+    found = golden_leakage(learnt.unique("prompt_id"), golden, spec.near_duplicate_threshold)
+    return learnt.join(found, on="prompt_id").select(
+        *_place(), pl.lit(DropReason.GOLDEN_LEAKAGE.value).alias("reason"), pl.col("other").alias("detail")
     )
 
 

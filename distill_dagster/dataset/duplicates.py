@@ -78,9 +78,7 @@ def near_duplicates(prompts: pl.DataFrame, threshold: float, *, within: bool, ac
     found: list[tuple[str, str, bool]] = []
     for row, context in enumerate(prompts["context"]):
         shingles = _shingles(texts[row])
-        sketch = rensa.RMinHash(_PERMUTATIONS, _SEED)
-        # The context is part of every token: prompts under different system prompts share none.
-        sketch.update([context + shingle for shingle in shingles])
+        sketch = _sketch(shingles, context)
         other = _resembled(row, shingles, index.query(sketch), texts, splits, threshold, within, across)
         if other is None:
             index.insert(row, sketch)
@@ -89,6 +87,30 @@ def near_duplicates(prompts: pl.DataFrame, threshold: float, *, within: bool, ac
     return pl.DataFrame(
         found, schema={"prompt_id": pl.String, "other": pl.String, "same_split": pl.Boolean}, orient="row"
     )
+
+
+def resemblances(prompts: pl.DataFrame, others: pl.DataFrame, threshold: float) -> pl.DataFrame:
+    """Prompts that resemble one of `others`, found as in `near_duplicates`; the same text is the nearest.
+
+    Args:
+        prompts, others: prompt_id, normal, context, as `comparable` returns them.
+        threshold: in (0, 1].
+
+    Returns:
+        prompt_id, other (str: the first of `others` that it resembles).
+    """
+    index = rensa.RMinHashLSH(threshold, _PERMUTATIONS, _bands(threshold))
+    known = [_shingles(text) for text in others["normal"]]
+    for row, (shingles, context) in enumerate(zip(known, others["context"], strict=True)):
+        index.insert(row, _sketch(shingles, context))
+    found: list[tuple[str, str]] = []
+    for prompt_id, text, context in prompts.select("prompt_id", "normal", "context").iter_rows():
+        shingles = _shingles(text)
+        candidates = sorted(index.query(_sketch(shingles, context)))
+        other = next((row for row in candidates if jaccard(shingles, known[row]) >= threshold), None)
+        if other is not None:
+            found.append((prompt_id, others["prompt_id"][other]))
+    return pl.DataFrame(found, schema={"prompt_id": pl.String, "other": pl.String}, orient="row")
 
 
 def jaccard(left: set[str], right: set[str]) -> float:
@@ -112,6 +134,13 @@ def _resembled(
         if counts and jaccard(shingles, _shingles(texts[candidate])) >= threshold:
             return candidate
     return None
+
+
+def _sketch(shingles: set[str], context: str) -> rensa.RMinHash:
+    """The context is part of every token: prompts under different system prompts share none."""
+    sketch = rensa.RMinHash(_PERMUTATIONS, _SEED)
+    sketch.update([context + shingle for shingle in shingles])
+    return sketch
 
 
 def _shingles(text: str) -> set[str]:

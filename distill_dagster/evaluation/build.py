@@ -6,6 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
+from distill_dagster.dataset.leakage import require_no_golden_rows
 from distill_dagster.errors import EvaluationError
 from distill_dagster.evaluation.collect import asked_rows, evaluation_inputs
 from distill_dagster.evaluation.declared_metrics import metric_sources
@@ -112,8 +113,13 @@ def read_evaluation(distillation: Distillation, student: str) -> EvaluationBuild
     return EvaluationBuild(student, current.version, folder, changed=False, evaluated=False)
 
 
-def build_evaluation(distillation: Distillation, student: str, launch: Launch) -> EvaluationBuild:
+def build_evaluation(
+    distillation: Distillation, student: str, launch: Launch, *, rebuild: bool = False
+) -> EvaluationBuild:
     """Evaluates the current student, or adopts the evaluation that the same inputs came to before.
+
+    Args:
+        rebuild: measure again where there is one already; predictions that are stored are not made again.
 
     Raises:
         EvaluationError: the student is missing or older than its dataset, or the test split is empty.
@@ -128,7 +134,7 @@ def build_evaluation(distillation: Distillation, student: str, launch: Launch) -
     leases = Leases(ResponseStore(distillation.project.store_url).engine)
     with leases.hold(f"build/{key}"):
         known = builds.find(key)
-        if known is not None and _folder(distillation, student, known.version).is_dir():
+        if not rebuild and known is not None and _folder(distillation, student, known.version).is_dir():
             return _adopt(distillation, student, known, evaluated=False)
         work = distillation.files.work("predict", key)
         with leases.hold(f"predictions/{distillation.name}"):  # what two evaluations share is made once
@@ -161,6 +167,7 @@ def _evaluate(distillation: Distillation, subjects: Subjects, key: str, work: Pa
         raise EvaluationError(
             f"{distillation.name}: no rows in the test split, so nothing can be measured; raise prompts.split.test"
         )
+    require_no_golden_rows(distillation, subjects.dataset)
     predicted = _predict(distillation, subjects, test, work, launch)
     evaluation = evaluation_inputs(distillation, subjects, test, predicted)
     aside = work / "report"

@@ -10,7 +10,7 @@ import polars as pl
 from distill_dagster.errors import EvaluationError
 from distill_dagster.evaluation.declared_metrics import ROW_KEYS, score_of
 from distill_dagster.evaluation.model import COUNT_BASELINES, System, companion_name
-from distill_dagster.metrics import METRICS, Metric, length_ratio, repetition_rate
+from distill_dagster.metrics import METRICS, Metric, label_form, length_ratio, repetition_rate
 from distill_dagster.spec.metrics import MACRO_F1
 
 KEY = ["prompt_id", "sample"]
@@ -33,6 +33,9 @@ BASE_COLUMNS: dict[str, pl.DataType] = {
     "kl_tokens": pl.Int32(),
 }
 
+LABEL, REFERENCE_LABEL, TEACHER_LABEL = "label", "reference_label", "teacher_label"
+"""What macro F1 is computed from: the forms of an answer, its reference and the teacher's answer as labels."""
+
 
 def vs_teacher(metric: str) -> str:
     """The column with a metric's score against the teacher's answer."""
@@ -47,10 +50,9 @@ def vs_reference(metric: str) -> str:
 def logical_columns(metrics: Sequence[str]) -> list[str]:
     """The columns of `build_predictions`; all of them are part of an evaluation's version, none is a timing.
 
-    Macro F1 has none: it is computed from the texts of all rows.
+    Macro F1 has no score per row: it is computed from the labels of all rows.
     """
-    scored = [name for name in metrics if name != MACRO_F1]
-    return [*BASE_COLUMNS, *(column for name in scored for column in (vs_teacher(name), vs_reference(name)))]
+    return [*_schema(metrics)]
 
 
 def build_predictions(
@@ -59,6 +61,7 @@ def build_predictions(
     fidelity: pl.DataFrame | None,
     metrics: Sequence[str],
     known: Mapping[str, Metric] = METRICS,
+    labels: Sequence[str] = (),
 ) -> pl.DataFrame:
     """Scores every answer; columns as in `logical_columns`, sorted by prompt_id, sample, model.
 
@@ -66,6 +69,8 @@ def build_predictions(
     also the count baselines most_frequent and bigram, which guess next tokens and answer nothing. A test row that a
     model left unanswered has a null prediction and scores 0 on every metric. A metric that needs no reference judges
     the answer alone: it is in the `vs_reference` column of every row, and null in `vs_teacher`, for it is no agreement.
+    With macro_f1 `label`, `reference_label` and `teacher_label` are the texts' forms in which labels are compared: an
+    answer that is missing or no label has an empty one, a target that is none has null, as have the count baselines.
 
     Args:
         test: DATASET columns.
@@ -73,6 +78,7 @@ def build_predictions(
         fidelity: FIDELITY columns and `model`, or None with a hosted teacher.
         metrics: names in `known`, or macro_f1.
         known: metrics by name, as `open_metrics` gives them.
+        labels: the declared ones; no other text is a label then.
 
     Raises:
         EvaluationError: the test split is empty, the student answered nothing, rows are not the test split's, or a
@@ -86,9 +92,15 @@ def build_predictions(
     answered = pl.concat([_teacher(test), *(_answers(rows, generated, model) for model in models)])
     joined = _with_fidelity(answered, fidelity)
     scores = (column for name in metrics if name != MACRO_F1 for column in _scores(joined, known[name]))
-    scored = joined.with_columns(*_health(joined), *scores)
-    schema = {**BASE_COLUMNS, **{c: pl.Float64() for c in logical_columns(metrics) if c not in BASE_COLUMNS}}
-    return scored.select(pl.col(name).cast(kind) for name, kind in schema.items()).sort(*KEY, "model")
+    scored = joined.with_columns(*_health(joined), *scores, *(_labels(labels) if MACRO_F1 in metrics else ()))
+    return scored.select(pl.col(name).cast(kind) for name, kind in _schema(metrics).items()).sort(*KEY, "model")
+
+
+def _schema(metrics: Sequence[str]) -> dict[str, pl.DataType]:
+    scored = [name for name in metrics if name != MACRO_F1]
+    columns = [column for name in scored for column in (vs_teacher(name), vs_reference(name))]
+    labels = (LABEL, REFERENCE_LABEL, TEACHER_LABEL) if MACRO_F1 in metrics else ()
+    return {**BASE_COLUMNS, **dict.fromkeys(columns, pl.Float64()), **dict.fromkeys(labels, pl.String())}
 
 
 def _check(test: pl.DataFrame, generated: pl.DataFrame, fidelity: pl.DataFrame | None) -> None:
@@ -177,3 +189,21 @@ def _scores(joined: pl.DataFrame, metric: Metric) -> list[pl.Series]:
     if not metric.needs_reference:
         return [pl.Series(vs_teacher(metric.name), [None] * len(joined), dtype=pl.Float64), own]
     return [column(vs_teacher(metric.name), "completion", guessing | {System.TEACHER.value}), own]
+
+
+def _labels(declared: Sequence[str]) -> list[pl.Expr]:
+    known = {label_form(label) for label in declared}
+
+    def form(text: str) -> str:
+        found = label_form(text)
+        return found if not known or found in known else ""
+
+    def forms(column: str) -> pl.Expr:
+        return pl.col(column).map_elements(form, return_dtype=pl.String)
+
+    answers = ~pl.col("model").is_in([model.value for model in COUNT_BASELINES])
+    return [
+        pl.when(answers).then(forms("prediction").fill_null("")).alias(LABEL),
+        forms("reference").replace("", None).alias(REFERENCE_LABEL),
+        forms("completion").replace("", None).alias(TEACHER_LABEL),
+    ]

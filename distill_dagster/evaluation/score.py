@@ -42,8 +42,7 @@ def evaluate(inputs: EvaluationInputs, predictions: pl.DataFrame) -> EvaluationR
     spec = inputs.spec.evaluation
     primary = spec.primary_metric
     companions = tuple(companion(other.name) for other in inputs.companions)
-    labels = tuple(inputs.spec.teacher.labels or ())
-    scored = Scored(predictions, spec.confidence, DEFAULT_SEED, companions, labels)
+    scored = Scored(predictions, spec.confidence, DEFAULT_SEED, companions)
     quality = quality_table(scored, spec.metrics)
     fidelity = fidelity_table(scored, spec.metrics)
     health = health_table(scored)

@@ -1,14 +1,14 @@
 """The report's tables: quality against human references, fidelity to the teacher, and the health of the texts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import polars as pl
 
 from distill_dagster.evaluation.declared_metrics import metric_facts
 from distill_dagster.evaluation.label_f1 import macro_f1, macro_f1_difference
 from distill_dagster.evaluation.model import COUNT_BASELINES, Comparison, Measure, System, Unit, answering
-from distill_dagster.evaluation.predictions import KEY, vs_reference, vs_teacher
+from distill_dagster.evaluation.predictions import KEY, LABEL, REFERENCE_LABEL, TEACHER_LABEL, vs_reference, vs_teacher
 from distill_dagster.evaluation.statistics import (
     Estimate,
     mean_estimate,
@@ -16,7 +16,6 @@ from distill_dagster.evaluation.statistics import (
     paired_ratio_difference,
     ratio_estimate,
 )
-from distill_dagster.metrics import label_form
 from distill_dagster.spec.metrics import MACRO_F1, MetricName, MetricSpec, metric_name
 
 Pairs = Sequence[tuple[str, str]]
@@ -40,14 +39,12 @@ class Scored:
 
     Attributes:
         companions: system names of the other students.
-        labels: the declared labels, if any.
     """
 
     predictions: pl.DataFrame
     confidence: float
     seed: int
     companions: tuple[str, ...] = ()
-    labels: tuple[str, ...] = ()
 
     @property
     def answering(self) -> tuple[str, ...]:
@@ -72,23 +69,8 @@ class Scored:
         return self._measure(quantity, {"top": top, "bottom": bottom}, systems, pairs)
 
     def macro_f1(self, quantity: Quantity, target: str, systems: Sequence[str], pairs: Pairs) -> Measure:
-        """Macro F1 over rows whose `target`, a column of texts, is a label; what is no label is wrong there."""
-        columns = {
-            "target": pl.col(target).map_elements(self._label, return_dtype=pl.String).replace("", None),
-            "said": pl.col("prediction").map_elements(self._label, return_dtype=pl.String).fill_null(""),
-        }
-        return self._measure(quantity, columns, systems, pairs)
-
-    def with_teacher(self) -> "Scored":
-        """The same with the teacher's answer to each row, as `teacher_answer`."""
-        is_teachers = pl.col("model") == System.TEACHER.value
-        answers = self.predictions.filter(is_teachers).select(*KEY, teacher_answer="prediction")
-        return replace(self, predictions=self.predictions.join(answers, on=KEY, how="left"))
-
-    def _label(self, text: str) -> str:
-        """The form in which labels are compared; empty for what is none of the declared ones."""
-        form = label_form(text)
-        return form if not self.labels or form in map(label_form, self.labels) else ""
+        """Macro F1 over rows whose `target`, a column of labels, is known; what is no label is wrong there."""
+        return self._measure(quantity, {"target": pl.col(target), "said": pl.col(LABEL)}, systems, pairs)
 
     def kept(self, column: str, left: str, right: str) -> Estimate:
         """Σleft/Σright of one column over the rows that both have: the share of `right`'s score that `left` keeps."""
@@ -149,7 +131,7 @@ def quality_table(scored: Scored, metrics: Entries) -> list[Measure]:
     """Teacher, students and base against the human references; what needs none is measured on every row."""
     pairs = scored.against(System.TEACHER)
     return [
-        scored.macro_f1(_quantity(metric), "reference", scored.answering, pairs)
+        scored.macro_f1(_quantity(metric), REFERENCE_LABEL, scored.answering, pairs)
         if metric == MACRO_F1
         else scored.mean(_quantity(metric), pl.col(vs_reference(metric_name(metric))), scored.answering, pairs)
         for metric in metrics
@@ -173,7 +155,7 @@ def fidelity_table(scored: Scored, metrics: Entries) -> list[Measure]:
             scored.rate(agreement, pl.col("top1_hits"), tokens, guessing, scored.against(*COUNT_BASELINES)),
         ]
     texts = [
-        scored.with_teacher().macro_f1(_quantity(metric), "teacher_answer", scored.learners, scored.against())
+        scored.macro_f1(_quantity(metric), TEACHER_LABEL, scored.learners, scored.against())
         if metric == MACRO_F1
         else scored.mean(_quantity(metric), pl.col(vs_teacher(metric_name(metric))), scored.learners, scored.against())
         for metric in metrics

@@ -33,7 +33,8 @@ def write_evaluation(folder: Path, inputs: EvaluationInputs) -> EvaluationReport
     """
     names = inputs.spec.evaluation.metric_names
     with open_metrics(inputs.spec, inputs.folder, inputs.project_root) as metrics:
-        predictions = build_predictions(inputs.test, inputs.generated, inputs.fidelity, names, metrics)
+        labels = inputs.spec.teacher.labels or ()
+        predictions = build_predictions(inputs.test, inputs.generated, inputs.fidelity, names, metrics, labels)
     report = evaluate(inputs, predictions)
     measurements = _measurements(inputs)
     page = render_html(report, predictions, measurements)

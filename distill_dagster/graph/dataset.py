@@ -18,7 +18,7 @@ def dataset_asset(distillation: Distillation) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=asset_key(name, "dataset"),
-        deps=[asset_key(name, "prompts"), asset_key(name, "teacher_outputs")],
+        deps=[asset_key(name, asset) for asset in _inputs(distillation)],
         group_name=name,
         code_version=CODE_VERSION,
         kinds={"polars", "parquet"},
@@ -37,3 +37,8 @@ def dataset_asset(distillation: Distillation) -> dg.AssetsDefinition:
         )
 
     return dataset
+
+
+def _inputs(distillation: Distillation) -> list[str]:
+    golden = ["golden_set"] if distillation.spec.golden_set is not None else []
+    return ["prompts", "teacher_outputs", *golden]

@@ -6,6 +6,7 @@ from distill_dagster.graph.batch_sensor import batch_sensors
 from distill_dagster.graph.checks import output_checks
 from distill_dagster.graph.dataset import dataset_asset
 from distill_dagster.graph.evaluation import evaluation_asset
+from distill_dagster.graph.golden_set import golden_set_asset
 from distill_dagster.graph.partitioned import partitioned_assets
 from distill_dagster.graph.pools import GPU, teacher_pool
 from distill_dagster.graph.student import student_asset
@@ -29,6 +30,8 @@ def build_assets(distillation: Distillation, *, pooled: bool = True) -> list[dg.
     """
     gpu, teacher = (GPU, teacher_pool(distillation.spec.teacher)) if pooled else (None, None)
     assets = [partitioned_assets(distillation, teacher), dataset_asset(distillation)]
+    if distillation.spec.golden_set is not None:
+        assets.append(golden_set_asset(distillation))
     for student in distillation.spec.students:
         assets += [student_asset(distillation, student, gpu), evaluation_asset(distillation, student, gpu)]
     return assets

@@ -75,7 +75,7 @@ class Runner:
             remove_partitions(self._distillation, plan.found)
             self._say(f"partitions no longer in the source: {', '.join(plan.removed)}")
         self._run_partitioned(plan.due(request), request, identity, outcome)
-        if outcome.failure is None and not outcome.waiting and request.wants(Asset.DATASET):
+        if outcome.failure is None and not outcome.waiting and request.wants(Asset.GOLDEN_SET):
             steps = plan_rest(self._distillation, identity, request.student_names(self._distillation))
             self._run_rest([step for step in steps if request.wants(step.asset)], outcome)
         return outcome
@@ -112,7 +112,7 @@ class Runner:
         names = [f"{step.asset}{f' {step.name}' if step.name else ''}" for step in steps]
         self._say(f"{', '.join(names)}: {steps[0].why}")
         keys = [asset_key(self._distillation.name, step.asset, step.name) for step in steps]
-        trains = any(step.asset is not Asset.DATASET for step in steps)
+        trains = any(step.asset in (Asset.STUDENT, Asset.EVALUATION) for step in steps)
         outcome.failure = self._execute(keys, tags={}, config={}, pool=GPU if trains else None)
         if outcome.failure is None:
             outcome.done += names

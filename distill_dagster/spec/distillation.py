@@ -7,6 +7,7 @@ from pydantic import Field, StringConstraints, model_validator
 from distill_dagster.spec.base import SpecModel
 from distill_dagster.spec.curation import CurationSpec, StudentPromptSpec
 from distill_dagster.spec.evaluation import EvaluationSpec
+from distill_dagster.spec.golden import GoldenSetSpec
 from distill_dagster.spec.logits import LogitsSpec
 from distill_dagster.spec.metrics import MACRO_F1
 from distill_dagster.spec.prompts import PromptsSpec
@@ -23,6 +24,7 @@ class DistillationSpec(SpecModel):
         None, description="What the student is for; shown in Dagster, report and model card."
     )
     prompts: PromptsSpec
+    golden_set: GoldenSetSpec | None = None
     teacher: TeacherSpec
     student_prompt: StudentPromptSpec = StudentPromptSpec()
     curation: CurationSpec = CurationSpec()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distill_dagster.dataset.leakage import require_no_golden_rows
 from distill_dagster.errors import LogitsError, StudentError
 from distill_dagster.jobs import RESULT_FILE, LogitsInput, ModelRef, PrunedBase, TrainJob, TrainResult
 from distill_dagster.lineage.builds import BuildRecord, Builds, build_key
@@ -132,6 +133,7 @@ def _train(distillation: Distillation, name: str, key: str, work: Path, launch: 
     inputs = None if dataset is None else _inputs(distillation, spec, dataset.version)
     if dataset is None or inputs is None:
         raise _not_ready(distillation, name)
+    require_no_golden_rows(distillation, dataset.version)
     job = _job(distillation, spec, distillation.files.asset("dataset") / dataset.version, work)
     cost_microusd = teacher_cost_microusd(distillation, job.dataset)  # before training: it needs files that may be gone
     run_job(job, launch)

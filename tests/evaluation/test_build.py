@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from distill_dagster.dataset.build import build_dataset
@@ -18,6 +19,8 @@ from distill_dagster.storage import write_json
 from distill_dagster.students.build import build_student
 from distill_dagster.worker import read_job, run
 from tests.dataset.frames import output, prompt, publish_outputs, publish_prompts
+from tests.evaluation.recomputing import run as run_script
+from tests.evaluation.recomputing import said, scripts, table
 from tests.tiny import LESSONS, make_tiny_model
 
 STUDENTS = {"first": 3, "second": 4}
@@ -223,6 +226,54 @@ def test_the_same_inputs_are_adopted(bench: Bench) -> None:
     again = bench.evaluate("first")
 
     assert (again.version, again.evaluated, again.changed) == (first.version, False, False)
+
+
+def no_worker(job_file: Path) -> None:
+    raise AssertionError(f"a worker was started: {job_file}")
+
+
+def test_a_forced_evaluation_measures_the_stored_predictions_again(bench: Bench) -> None:
+    bench.train("first")
+    first = bench.evaluate("first")
+
+    again = build_evaluation(bench.distillation, "first", no_worker, rebuild=True)
+    adopted = build_evaluation(bench.distillation, "first", no_worker)
+
+    assert (again.evaluated, again.changed, again.version) == (True, False, first.version)
+    assert (adopted.evaluated, adopted.version) == (False, first.version)
+
+
+@pytest.mark.parametrize("forgotten", [False, True], ids=["folder lost", "folder and record lost"])
+def test_an_evaluation_made_again_has_the_same_bytes(bench: Bench, forgotten: bool) -> None:
+    bench.train("first")
+    first = bench.evaluate("first")
+    stored = {name: (first.folder / name).read_bytes() for name in ("report.json", "measurements.json")}
+    rows = pl.read_parquet(first.folder / "predictions.parquet")
+    shutil.rmtree(first.folder)
+    if forgotten:
+        (bench.distillation.files.asset("evaluations/first") / "current.json").unlink()
+        shutil.rmtree(bench.distillation.project.home / "builds")
+        bench.train("first")
+
+    again = build_evaluation(bench.distillation, "first", no_worker)
+
+    assert (again.evaluated, again.version) == (True, first.version)
+    assert {name: (again.folder / name).read_bytes() for name in stored} == stored
+    assert pl.read_parquet(again.folder / "predictions.parquet").equals(rows)
+
+
+def test_the_documented_script_comes_to_the_numbers_of_a_built_evaluation(bench: Bench) -> None:
+    bench.train("first")
+    bench.train("second")
+    build = bench.evaluate("first")
+
+    found = table(run_script(scripts()["recompute"], build.folder / "predictions.parquet"))
+
+    reported = {(column, left, right): estimate for column, _, left, right, estimate in said(build.report())}
+    numbers = {key: estimate.value for key, estimate in reported.items() if estimate.n}
+    again = {key: found[key]["left" if key[1] == key[2] else "difference"] for key in numbers}
+    assert again == pytest.approx(numbers, rel=1e-9, abs=1e-9)
+    assert {("kl_sum", "student", "base"), ("chrf_vs_teacher", "student", "student/second")} <= set(numbers)
 
 
 def test_answers_side_by_side_have_a_column_for_each_model(bench: Bench) -> None:

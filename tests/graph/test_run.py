@@ -225,3 +225,24 @@ def test_the_key_is_in_no_event_file_or_traceback(
     files = [path for place in places for path in place.rglob("*") if path.is_file()]
     assert len(files) > 10
     assert all(KEY.encode() not in path.read_bytes() for path in files)
+
+
+def test_a_golden_set_is_read_before_the_dataset_and_its_rows_are_kept_out(
+    declare: Declare, claude: AnthropicServer, instance: dg.DagsterInstance
+) -> None:
+    spec = SPEC.replace("teacher:", "golden_set: {jsonl: golden.jsonl}\nteacher:")
+    golden = json.dumps({"question": "birds question 3", "reference": "yes", "verified": True}) + "\n"
+
+    distillation = declare(spec, rows__jsonl=rows(birds=20), golden__jsonl=golden)
+    outcome = run(distillation, instance)
+
+    assert outcome.failure is None
+    assert outcome.done[-2:] == ["golden_set", "dataset"]
+    on_disk = read_current(distillation.files.asset("golden_set"))
+    assert on_disk is not None
+    assert versions(instance, "golden_set") == [on_disk.version]
+    assert run(distillation, instance).done == []
+
+    changed = golden.replace("question 3", "question 4")
+    assert run(declare(spec, golden__jsonl=changed), instance).done == ["golden_set", "dataset"]
+    assert len(claude.accepted) == 20

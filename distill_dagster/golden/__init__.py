@@ -1,0 +1,1 @@
+"""The golden set: human-verified prompts and references that cap acceptable degradation."""

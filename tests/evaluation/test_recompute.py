@@ -1,0 +1,152 @@
+"""The scripts of docs/recompute.md come to the report's numbers, from predictions.parquet alone."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from distill_dagster.evaluation.inputs import EvaluationInputs
+from distill_dagster.evaluation.model import EvaluationReport
+from distill_dagster.evaluation.statistics import Method
+from distill_dagster.evaluation.write import write_evaluation
+from tests.evaluation.conftest import make_spec
+from tests.evaluation.recomputing import run, said, scripts, table
+
+MOST_LINES = 10
+EXACT = 1e-9
+
+
+def written(folder: Path, inputs: EvaluationInputs) -> tuple[EvaluationReport, Path]:
+    write_evaluation(folder, inputs)
+    report = EvaluationReport.model_validate_json((folder / "report.json").read_text(encoding="utf-8"))
+    return report, folder / "predictions.parquet"
+
+
+def in_groups(inputs: EvaluationInputs, groups: int) -> EvaluationInputs:
+    """The same rows in fewer groups, so that intervals are t intervals."""
+    group = (pl.col("prompt_id").str.slice(0, 4).cast(pl.Int64) % groups).cast(pl.String)
+    return dataclasses.replace(inputs, test=inputs.test.with_columns(group_id=group))
+
+
+def with_gaps(inputs: EvaluationInputs) -> EvaluationInputs:
+    """The same with answers, references and measures per token that some rows lack."""
+    at = pl.col("prompt_id").str.slice(0, 4).cast(pl.Int64)
+    assert inputs.fidelity is not None
+    return dataclasses.replace(
+        inputs,
+        test=inputs.test.with_columns(reference=pl.when(at % 5 > 0).then("reference")),
+        generated=inputs.generated.filter((at % 11 > 0) | (pl.col("model") == "base")),
+        fidelity=inputs.fidelity.filter((at % 7 > 0) | (pl.col("model") == "bigram")),
+    )
+
+
+def classified(inputs: EvaluationInputs) -> EvaluationInputs:
+    """The same as a classification into three labels, with answers and references that are none of them."""
+    at = pl.col("prompt_id").str.slice(0, 4).cast(pl.Int64)
+    spec = make_spec(metrics=["label_accuracy", "macro_f1"], gate=None)
+    teacher = spec.teacher.model_copy(update={"labels": ["red", "green", "blue"]})
+
+    def of(number: pl.Expr, *texts: str) -> pl.Expr:
+        return number.replace_strict(dict(enumerate(texts)), return_dtype=pl.String)
+
+    right = of(at % 4, "red", "Green", "“blue”", "none of them")
+    return dataclasses.replace(
+        inputs,
+        spec=spec.model_copy(update={"teacher": teacher}),
+        test=inputs.test.with_columns(reference=right, completion=of(at % 3, "RED", "green", "blue.")),
+        generated=inputs.generated.with_columns(
+            prediction=pl.when(pl.col("model") == "base").then(of(at % 2, "red", "purple")).otherwise(right)
+        ).filter((at % 13 > 0) | (pl.col("model") == "base")),
+    )
+
+
+def test_the_scripts_are_short_and_stand_alone() -> None:
+    assert list(scripts()) == ["recompute", "intervals", "macro_f1", "counts"]
+    for script in scripts().values():
+        assert len([line for line in script.splitlines() if line.strip()]) <= MOST_LINES
+        assert "distill_dagster" not in script
+
+
+@pytest.mark.parametrize("kind", ["side_by_side", "hosted", "gaps"])
+def test_estimates_and_differences(tmp_path: Path, request: pytest.FixtureRequest, kind: str) -> None:
+    named = request.getfixturevalue("side_by_side" if kind == "gaps" else kind)
+    report, predictions = written(tmp_path, with_gaps(named) if kind == "gaps" else named)
+
+    found = table(run(scripts()["recompute"], predictions))
+
+    compared = 0
+    for column, measure, left, right, estimate in said(report):
+        if estimate.n == 0:
+            assert (column, left, right) not in found
+            continue
+        row = found[column, left, right]
+        value = row["left"] if left == right else row["difference"]
+        assert value == pytest.approx(estimate.value, rel=EXACT, abs=EXACT), (measure.name, left, right)
+        assert row["n"] == estimate.n
+        compared += 1
+    assert compared > 20
+    if report.quality_kept.value is not None:
+        row = found[f"{report.primary_metric}_vs_reference", "student", "teacher"]
+        assert row["left"] / row["right"] == pytest.approx(report.quality_kept.value, rel=EXACT)
+
+
+@pytest.mark.parametrize("groups", [None, 9])
+def test_intervals(tmp_path: Path, inputs: EvaluationInputs, groups: int | None) -> None:
+    gaps = with_gaps(inputs)
+    report, predictions = written(tmp_path, in_groups(gaps, groups) if groups else gaps)
+    both = scripts()["recompute"] + scripts()["intervals"]
+    alone = len(run(scripts()["recompute"], predictions))
+
+    found = {tuple(row[:3]): list(map(float, row[3:])) for row in run(both, predictions)[alone:]}
+
+    methods = set()
+    for column, measure, left, right, estimate in said(report):
+        if estimate.interval is None:
+            continue
+        low, high, boot_low, boot_high, n = found[column, left, right]
+        ends = (low, high) if estimate.method == Method.CLUSTER_T else (boot_low, boot_high)
+        assert ends == pytest.approx(estimate.interval, rel=EXACT, abs=EXACT), (measure.name, left, right)
+        assert n == estimate.n_clusters
+        methods.add(estimate.method)
+    assert methods >= ({Method.CLUSTER_T} if groups else {Method.CLUSTER_BOOTSTRAP})
+
+
+def test_macro_f1(tmp_path: Path, inputs: EvaluationInputs) -> None:
+    report, predictions = written(tmp_path, classified(inputs))
+
+    lines = [line[0].split() for line in run(scripts()["macro_f1"], predictions)]
+
+    found = {tuple(line[:3]): (float(line[3]), float(line[4])) for line in lines}
+    targets = {"macro_f1_vs_reference": "reference_label", "macro_f1_vs_teacher": "teacher_label"}
+    compared = 0
+    for column, measure, left, right, estimate in said(report):
+        if measure.name != "macro_f1":
+            continue
+        value, reach = found[targets[column], left, right]
+        assert value == pytest.approx(estimate.value, rel=EXACT)
+        if estimate.interval is None:
+            assert reach == pytest.approx(0, abs=EXACT)
+        else:
+            assert (value - reach, value + reach) == pytest.approx(estimate.interval, rel=EXACT)
+        compared += 1
+    assert compared == 8
+    quality = report.measure("quality", "macro_f1")
+    assert quality is not None
+    assert quality.systems["student"].n < report.counts.test_rows  # a reference that is no label is left out
+
+
+def test_counts(tmp_path: Path, side_by_side: EvaluationInputs) -> None:
+    report, predictions = written(tmp_path, with_gaps(side_by_side))
+
+    header, *rows = run(scripts()["counts"], predictions)
+
+    found = {row[0]: dict(zip(header[1:], map(int, row[1:]), strict=True)) for row in rows}
+    counts = report.counts
+    student = found["student"]
+    assert (student["rows"], student["groups"]) == (counts.test_rows, counts.test_groups)
+    assert student["reference"] == counts.rows_with_reference
+    assert student["rows"] - student["measured_per_token"] == counts.rows_without_fidelity
+    assert {name: found[name]["rows"] - found[name]["answered"] for name in counts.unanswered} == counts.unanswered
+    assert not math.isclose(sum(counts.unanswered.values()), 0)
