@@ -9,6 +9,7 @@ UNDEFINED = "–"
 
 _SYSTEM_LABELS = {
     System.TEACHER: "Teacher",
+    System.TEACHER_AGAIN: "Teacher, asked again",
     System.STUDENT: "Student",
     System.BASE: "Base",
     System.MOST_FREQUENT: "Most frequent token",
@@ -17,6 +18,7 @@ _SYSTEM_LABELS = {
 METHOD_LABELS = {
     Method.CLUSTER_BOOTSTRAP: "cluster bootstrap",
     Method.CLUSTER_T: "cluster t",
+    Method.WELCH_T: "Welch’s t over groups",
     Method.TOO_FEW_CLUSTERS: "no interval: fewer than two groups",
     Method.NO_VARIANCE: "no interval: every group has the same value",
     Method.NOT_FINITE: "undefined: not every row's value is finite",

@@ -25,7 +25,7 @@ Measurements = dict[str, Timings]
 """`prediction`, `training` and `capture`, each by system."""
 # C0 controls (but tab and newline) and DEL have no meaning in HTML: shown as their Unicode pictures.
 _CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {127: 0x2421}
-_METHOD_MARKS = {Method.CLUSTER_BOOTSTRAP: "boot", Method.CLUSTER_T: "t"}
+_METHOD_MARKS = {Method.CLUSTER_BOOTSTRAP: "boot", Method.CLUSTER_T: "t", Method.WELCH_T: "Welch"}
 
 
 def render_html(report: EvaluationReport, predictions: pl.DataFrame, measurements: Measurements) -> str:
