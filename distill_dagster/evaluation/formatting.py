@@ -78,6 +78,14 @@ def interval(estimate: Estimate, unit: Unit, *, signed: bool = False) -> str:
     return f"[{ends[0]},{_NBSP}{ends[1]}]"
 
 
+def dollars(value: float | None) -> str:
+    """Dollars in cents, smaller sums with two significant digits; `–` for None."""
+    if value is None:
+        return UNDEFINED
+    decimals = 2 if value == 0 or value >= 1 else 1 - math.floor(math.log10(value))
+    return f"${number(value, max(2, decimals))}"
+
+
 def rows_in_groups(estimate: Estimate) -> str:
     """`n = 71 rows in 65 groups`, without a line break after `n`."""
     rows = f"{count(estimate.n)} row{'' if estimate.n == 1 else 's'}"

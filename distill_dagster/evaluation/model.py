@@ -144,7 +144,7 @@ class Measure(ReportModel):
 
 
 class SecondSample(ReportModel):
-    """The teacher asked once more: how far its two answers agree is as close to it as a student can be expected to come.
+    """The teacher asked once more: a student cannot be expected to come closer to it than its two answers are.
 
     `reached` is each learner's closeness to the teacher as a share of the teacher's own, over the rows asked again.
     """

@@ -69,10 +69,10 @@ def build_predictions(
     """Scores every answer; columns as in `logical_columns`, sorted by prompt_id, sample, model.
 
     Models: teacher (its stored completion), student, base and the other students that answered; with a local teacher
-    also the count baselines most_frequent and bigram, which guess next tokens and answer nothing. The teacher asked again
-    has the rows of its second answers only. A test row that another
-    model left unanswered has a null prediction and scores 0 on every metric. A metric that needs no reference judges
-    the answer alone: it is in the `vs_reference` column of every row, and null in `vs_teacher`, for it is no agreement.
+    also the count baselines most_frequent and bigram, which guess next tokens and answer nothing. The teacher asked
+    again has the rows of its second answers alone. A row that another model left unanswered has a null prediction and
+    scores 0 on every metric. A metric that needs no reference judges the answer alone: it is in the `vs_reference`
+    column of every row, and null in `vs_teacher`, for it is no agreement.
     With macro_f1 `label`, `reference_label` and `teacher_label` are the texts' forms in which labels are compared: an
     answer that is missing or no label has an empty one, a target that is none has null, as have the count baselines.
 
@@ -149,8 +149,8 @@ def _answers(rows: pl.DataFrame, generated: pl.DataFrame, model: str) -> pl.Data
     own = generated.filter(pl.col("model") == str(model)).select(
         *KEY, "prediction", pl.col("tokens").cast(pl.Int32), "stopped"
     )
-    asked: JoinStrategy = "inner" if model == System.TEACHER_AGAIN else "left"
-    joined = rows.join(own, on=KEY, how=asked).with_columns(model=pl.lit(str(model)))
+    joined = rows.join(own, on=KEY, how="inner" if model == System.TEACHER_AGAIN else "left")
+    joined = joined.with_columns(model=pl.lit(str(model)))
     return joined.select(*ROW_COLUMNS, "model", "prediction", "tokens", "stopped")
 
 
