@@ -19,8 +19,8 @@ def declared(inputs: EvaluationInputs, **evaluation: Any) -> EvaluationInputs:
     return dataclasses.replace(inputs, spec=spec.model_copy(update={"evaluation": changed}))
 
 
-def with_held_out(inputs: EvaluationInputs, rows: int = 36) -> EvaluationInputs:
-    """The same with `rows` rows of two held-out partitions, on which student and base swap places."""
+def with_held_out(inputs: EvaluationInputs, rows: int = 36, *, is_harder: bool = True) -> EvaluationInputs:
+    """The same with `rows` rows of two held-out partitions; where they are harder, student and base swap places."""
     away = make_test_split().head(rows)
     away = away.with_columns(
         pl.concat_str(pl.lit("away-"), "prompt_id").alias("prompt_id"),
@@ -28,7 +28,7 @@ def with_held_out(inputs: EvaluationInputs, rows: int = 36) -> EvaluationInputs:
         pl.col("partition").replace(AWAY),
         pl.when(inputs.test["reference"].is_not_null().any()).then("reference").alias("reference"),
     )
-    swapped = pl.col("model").replace({"student": "base", "base": "student"})
+    swapped = pl.col("model").replace({"student": "base", "base": "student"} if is_harder else {})
     generated = [make_generated(away).with_columns(model=swapped)]
     fidelity = [make_fidelity(away).with_columns(model=swapped)]
     for other in inputs.companions:
