@@ -191,6 +191,10 @@ def inputs() -> EvaluationInputs:
 @pytest.fixture
 def side_by_side(inputs: EvaluationInputs) -> EvaluationInputs:
     """The same with two more students: `soft`, which is as good, and `on_references`, which is as poor as the base."""
+    return make_side_by_side(inputs)
+
+
+def make_side_by_side(inputs: EvaluationInputs) -> EvaluationInputs:
     soft = TrainedStudent(
         name="soft",
         version="50" * 32,

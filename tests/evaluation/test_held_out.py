@@ -8,13 +8,27 @@ import pytest
 
 from distill_dagster.evaluation.inputs import EvaluationInputs
 from distill_dagster.evaluation.metadata import summary_markdown
-from distill_dagster.evaluation.model import EvaluationReport, Measure
+from distill_dagster.evaluation.model import EvaluationReport, HeldOut, Measure
 from distill_dagster.evaluation.statistics import Method
 from distill_dagster.evaluation.write import evaluation_version, write_evaluation
-from tests.evaluation.conftest import make_spec
+from tests.evaluation.conftest import make_inputs, make_side_by_side, make_spec
 from tests.evaluation.probed import with_held_out
 
 APART = {"held_out", "headlines", "identity"}
+
+
+@pytest.fixture(scope="module")
+def probed(tmp_path_factory: pytest.TempPathFactory) -> tuple[EvaluationReport, Path]:
+    """The report on three students with two partitions held out, and its folder."""
+    folder = tmp_path_factory.mktemp("probed")
+    return write_evaluation(folder, with_held_out(make_side_by_side(make_inputs()))), folder
+
+
+@pytest.fixture
+def away(probed: tuple[EvaluationReport, Path]) -> HeldOut:
+    part = probed[0].held_out
+    assert part is not None
+    return part
 
 
 def one(table: list[Measure], name: str) -> Measure:
@@ -22,20 +36,20 @@ def one(table: list[Measure], name: str) -> Measure:
     return found
 
 
-def test_no_other_number_has_them_in(tmp_path: Path, side_by_side: EvaluationInputs) -> None:
-    without = write_evaluation(tmp_path / "without", side_by_side).model_dump(exclude=APART)
-    report = write_evaluation(tmp_path / "with", with_held_out(side_by_side)).model_dump(exclude=APART)
+def test_no_other_number_has_them_in(
+    tmp_path: Path, side_by_side: EvaluationInputs, probed: tuple[EvaluationReport, Path]
+) -> None:
+    without = write_evaluation(tmp_path, side_by_side).model_dump(exclude=APART)
+    report = probed[0].model_dump(exclude=APART)
 
     assert report["counts"].pop("rows_per_split") == {**without["counts"].pop("rows_per_split"), "held_out": 36}
     assert report == without
 
 
-def test_the_same_measures_on_other_rows(tmp_path: Path, side_by_side: EvaluationInputs) -> None:
-    report = write_evaluation(tmp_path, with_held_out(side_by_side))
-    away = report.held_out
-    assert away is not None
+def test_the_same_measures_on_other_rows(probed: tuple[EvaluationReport, Path], away: HeldOut) -> None:
+    report, folder = probed
 
-    rows = pl.read_parquet(tmp_path / "predictions.parquet").filter(split="held_out")
+    rows = pl.read_parquet(folder / "predictions.parquet").filter(split="held_out")
     student = rows.filter(model="student")
     assert (away.rows, away.groups, away.rows_with_reference) == (36, 36, 36)
     assert away.rows_per_partition == {"law": 24, "medicine": 12}
@@ -53,10 +67,10 @@ def test_the_same_measures_on_other_rows(tmp_path: Path, side_by_side: Evaluatio
     }  # fmt: skip
 
 
-def test_a_change_is_the_held_out_value_less_the_other_one(tmp_path: Path, side_by_side: EvaluationInputs) -> None:
-    report = write_evaluation(tmp_path, with_held_out(side_by_side))
-    away = report.held_out
-    assert away is not None
+def test_a_change_is_the_held_out_value_less_the_other_one(
+    probed: tuple[EvaluationReport, Path], away: HeldOut
+) -> None:
+    report, _ = probed
 
     for home, there, change in (
         (report.quality, away.quality, away.quality_change),
@@ -110,16 +124,15 @@ def test_macro_f1_changes_too(tmp_path: Path, inputs: EvaluationInputs) -> None:
     assert change.n == 71 + 36
 
 
-def test_the_headlines_say_which_way_it_goes(tmp_path: Path, inputs: EvaluationInputs) -> None:
-    report = write_evaluation(tmp_path, with_held_out(inputs))
+def test_the_headlines_say_which_way_it_goes(probed: tuple[EvaluationReport, Path]) -> None:
+    report, _ = probed
 
-    (quality, closeness) = [
-        line.replace("\N{NO-BREAK SPACE}", " ") for line in report.headlines if "distribution" in line
-    ]
+    quality, closeness = (line for line in report.headlines if "distribution" in line)
+
     assert quality.startswith("Out of distribution the student’s ROUGE-L against the human references is lower: 0.")
     assert closeness.startswith("Out of distribution the student’s chrF against the teacher’s answers is lower: 0.")
-    assert closeness.endswith("n = 36 and 71 rows.")
-    assert quality in summary_markdown(report).replace("\N{NO-BREAK SPACE}", " ")
+    assert closeness.replace("\N{NO-BREAK SPACE}", " ").endswith("n = 36 and 71 rows.")
+    assert quality in summary_markdown(report)
 
 
 @pytest.mark.parametrize(
@@ -169,16 +182,19 @@ def test_a_partition_whose_rows_were_all_dropped_is_told(tmp_path: Path, inputs:
     assert report.held_out.rows_per_partition == {"law": 24, "medicine": 12, "music": 0}
 
 
-def test_the_page_has_a_section_only_where_there_is_something(tmp_path: Path, inputs: EvaluationInputs) -> None:
-    write_evaluation(tmp_path / "without", inputs)
-    write_evaluation(tmp_path / "with", with_held_out(inputs))
-    pages = {name: (tmp_path / name / "report.html").read_text(encoding="utf-8") for name in ("without", "with")}
+def test_the_page_has_a_section_only_where_there_is_something(
+    tmp_path: Path, inputs: EvaluationInputs, probed: tuple[EvaluationReport, Path]
+) -> None:
+    write_evaluation(tmp_path, inputs)
+    without, section = (
+        (folder / "report.html").read_text(encoding="utf-8").partition('id="away"')[2]
+        for folder in (tmp_path, probed[1])
+    )
 
-    assert "Out of distribution" not in pages["without"]
-    section = pages["with"].partition('id="away"')[2]
+    assert not without
     for said in ("<b>law</b> (24 rows)", "Quality against human references, held out less test", "n 107/101 · Welch"):
         assert said in section
-    assert evaluation_version(tmp_path / "with") != evaluation_version(tmp_path / "without")
+    assert evaluation_version(tmp_path) != evaluation_version(probed[1])
 
 
 def test_without_references_and_with_a_hosted_teacher_only_closeness_is_compared(
