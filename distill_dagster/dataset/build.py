@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from distill_dagster.dataset.curate import DROPPED_SCHEMA, Curated, curate, with_assessment
-from distill_dagster.dataset.files import DATASET_SCHEMA, SPLITS, write_splits
+from distill_dagster.dataset.files import DATASET_SCHEMA, splits_of, write_splits
 from distill_dagster.errors import DatasetError, StorageError
 from distill_dagster.golden.build import ASSET as GOLDEN_SET
 from distill_dagster.golden.build import golden_version, read_golden_set
@@ -16,8 +16,9 @@ from distill_dagster.lineage.builds import BuildRecord, Builds, build_key
 from distill_dagster.lineage.hashing import frame_version
 from distill_dagster.lineage.manifests import Manifest, spec_hash, write_manifest
 from distill_dagster.project import Distillation
+from distill_dagster.prompts.splits import Split, check_held_out
 from distill_dagster.prompts.store import read_prompts
-from distill_dagster.spec.curation import CurationSpec
+from distill_dagster.spec.distillation import DistillationSpec
 from distill_dagster.storage import Current, new_folder, read_current, write_current, write_file
 
 __all__ = [
@@ -70,7 +71,7 @@ class DatasetBuild:
         version: content hash of the curated rows.
         build_key: hash of the inputs' versions and the curation settings.
         folder: where its files lie.
-        split_counts: rows of train, validation and test.
+        split_counts: rows of train, validation and test, and of held_out where it has any.
         drop_counts: dropped answers by reason.
         missing: partitions left out under `curation.allow_missing`.
         changed: whether readers see another version than before.
@@ -100,7 +101,7 @@ class _Inputs:
         versions |= {f"teacher_outputs/{partition}": version for partition, version in self.outputs.items()}
         return versions | ({GOLDEN_SET: self.golden} if self.golden is not None else {})
 
-    def key(self, spec: CurationSpec) -> str:
+    def key(self, spec: DistillationSpec) -> str:
         return build_key(ASSET, STAGE_NUMBER, self.versions, _settings(spec))
 
 
@@ -116,7 +117,7 @@ def dataset_build_key(distillation: Distillation, is_current: IsCurrent | None =
         return None
     if not inputs.outputs or (inputs.missing and not distillation.spec.curation.allow_missing):
         return None
-    return inputs.key(distillation.spec.curation)
+    return inputs.key(distillation.spec)
 
 
 def dataset_current(distillation: Distillation, is_current: IsCurrent | None = None) -> bool:
@@ -138,12 +139,13 @@ def build_dataset(
 
     Raises:
         DatasetError: partitions without current teacher outputs (unless `curation.allow_missing`), one prompt in two
-            partitions, or no row left to train on.
+            partitions, prompts from before other partitions were held out, or no row left to train on.
+        SpecError: a held-out partition does not exist, or all partitions are held out.
         StorageError: an input's file is gone.
     """
     inputs = _inputs(distillation, is_current)
     _check(distillation, inputs)
-    key = inputs.key(distillation.spec.curation)
+    key = inputs.key(distillation.spec)
     builds = Builds(distillation.project.home)
     known = builds.find(key)
     if known is not None and not rebuild and _folder(distillation, known.version).is_dir():
@@ -197,18 +199,22 @@ def _check(distillation: Distillation, inputs: _Inputs) -> None:
             f"{name}: no current teacher outputs for {len(inputs.missing)} of {len(inputs.prompts)} partitions: "
             f"{listed}; materialise `teacher_outputs` there, or build without them by `curation.allow_missing: true`"
         )
+    check_held_out(distillation.spec.evaluation.held_out_partitions, inputs.prompts)
 
 
-def _settings(spec: CurationSpec) -> dict[str, Any]:
+def _settings(spec: DistillationSpec) -> dict[str, Any]:
     """The settings that decide which rows are kept; which partitions may be missing shows in the inputs."""
-    settings = spec.model_dump(mode="json", exclude={"allow_missing"})
-    return settings | {"drop": sorted(set(spec.drop))}
+    settings = spec.curation.model_dump(mode="json", exclude={"allow_missing"})
+    settings["drop"] = sorted(set(spec.curation.drop))
+    held_out = sorted(set(spec.evaluation.held_out_partitions))
+    return settings | ({"held_out_partitions": held_out} if held_out else {})
 
 
 def _make(distillation: Distillation, inputs: _Inputs, key: str) -> BuildRecord:
     golden = read_golden_set(distillation, inputs.golden) if inputs.golden is not None else None
     curated = curate(*_read(distillation, inputs), distillation.spec.curation, golden)
-    counts = {split.value: curated.kept.filter(pl.col("split") == split.value).height for split in SPLITS}
+    splits = splits_of(curated.kept)
+    counts = {split.value: curated.kept.filter(pl.col("split") == split.value).height for split in splits}
     if not counts["train"]:
         raise DatasetError(f"{distillation.name}: no row is left to train on ({_told(counts, curated)})")
     version = _version(curated.kept)
@@ -223,7 +229,7 @@ def _make(distillation: Distillation, inputs: _Inputs, key: str) -> BuildRecord:
         counts=counts | {f"dropped_{reason}": count for reason, count in curated.drop_counts.items()},
         details={
             "missing_partitions": list(inputs.missing),
-            "curation": _settings(distillation.spec.curation),
+            "curation": _settings(distillation.spec),
             "authorization": distillation.spec.teacher.authorization,
         },
     )
@@ -255,7 +261,20 @@ def _read(distillation: Distillation, inputs: _Inputs) -> tuple[pl.DataFrame, pl
             f"{distillation.name}: prompt {prompt_id!r} is in partitions {places}; "
             "one of them is from an older source, so materialise `prompts` for both"
         )
+    _check_splits(distillation, prompts)
     return prompts, pl.concat(_read_outputs(distillation, *item) for item in inputs.outputs.items())
+
+
+def _check_splits(distillation: Distillation, prompts: pl.DataFrame) -> None:
+    """Prompts that were made before the declaration changed would put held-out rows into training."""
+    is_declared = pl.col("partition").is_in(distillation.spec.evaluation.held_out_partitions)
+    wrong = prompts.filter(is_declared != (pl.col("split") == Split.HELD_OUT.value))
+    if not wrong.is_empty():
+        listed = ", ".join(wrong["partition"].unique().sort())
+        raise DatasetError(
+            f"{distillation.name}: the prompts of {listed} are from before evaluation.held_out_partitions was changed; "
+            "materialise `prompts` and `teacher_outputs` there first"
+        )
 
 
 def _read_outputs(distillation: Distillation, partition: str, version: str) -> pl.DataFrame:

@@ -6,7 +6,7 @@ from functools import partial
 import polars as pl
 
 from distill_dagster.dataset.duplicates import comparable, exact_duplicates, near_duplicates, resemblances
-from distill_dagster.prompts.splits import Split
+from distill_dagster.prompts.splits import LEARNT_FROM, Split
 from distill_dagster.spec.curation import CurationSpec, DropReason
 
 KEPT_SCHEMA = {
@@ -62,9 +62,11 @@ def curate(
 
     An answer without a text to learn (error, refused, tool_use, empty), one that is not what was declared
     (invalid_label, invalid_json) and one whose prompt is learnt from another sample (not_selected) are dropped whether
-    or not `spec.drop` lists them; the list decides on the others. Among prompts that ask the same, test outranks
-    validation outranks train, then the smaller prompt_id stays, with all its samples that differ. Only answers that are
-    otherwise usable take part. An answer that falls to several reasons has the first in the order of `DropReason`.
+    or not `spec.drop` lists them; so is one whose group has rows in a held-out partition (held_out_group), for groups
+    never straddle splits. The list decides on the others. Among prompts that ask the same, held_out outranks test
+    outranks validation outranks train, then the smaller prompt_id stays, with all its samples that differ. Only
+    answers that are otherwise usable take part. An answer that falls to several reasons has the first in the order of
+    `DropReason`.
 
     Args:
         prompts: PROMPTS columns; every prompt_id once.
@@ -78,7 +80,7 @@ def curate(
     answers = answers.with_columns(reason=_unusable(spec), detail=_detail())
     dropped = [answers.filter(pl.col("reason").is_not_null())]
     usable = _targets(answers.filter(pl.col("reason").is_null()).drop("reason", "detail"), spec)
-    for step in (partial(_golden, golden), _exact, _near):
+    for step in (partial(_golden, golden), _held_out_groups, _exact, _near):
         gone = step(usable, spec)
         dropped.append(gone)
         usable = usable.join(gone.select("prompt_id", "sample"), on=["prompt_id", "sample"], how="anti")
@@ -123,6 +125,16 @@ def _detail() -> pl.Expr:
     return pl.when(pl.col("status").is_null()).then(pl.lit(NO_OUTPUT)).otherwise(pl.col("detail"))
 
 
+def _held_out_groups(usable: pl.DataFrame, spec: CurationSpec) -> pl.DataFrame:
+    is_held_out = pl.col("split") == Split.HELD_OUT.value
+    owners = usable.filter(is_held_out).group_by("group_id").agg(detail=pl.col("prompt_id").min())
+    return (
+        usable.filter(~is_held_out)
+        .join(owners, on="group_id")
+        .select(*_place(), pl.lit(DropReason.HELD_OUT_GROUP.value).alias("reason"), "detail")
+    )
+
+
 def golden_leakage(rows: pl.DataFrame, golden: pl.DataFrame, threshold: float) -> pl.DataFrame:
     """The rows that ask what a golden row asks: prompt_id and other (str: the golden row's prompt_id).
 
@@ -138,7 +150,7 @@ def golden_leakage(rows: pl.DataFrame, golden: pl.DataFrame, threshold: float) -
 def _golden(golden: pl.DataFrame | None, usable: pl.DataFrame, spec: CurationSpec) -> pl.DataFrame:
     if golden is None:
         return pl.DataFrame(schema=DROPPED_SCHEMA)
-    learnt = usable.filter(pl.col("split") != Split.TEST.value)
+    learnt = usable.filter(pl.col("split").is_in(LEARNT_FROM))
     found = golden_leakage(learnt.unique("prompt_id"), golden, spec.near_duplicate_threshold)
     return learnt.join(found, on="prompt_id").select(
         *_place(), pl.lit(DropReason.GOLDEN_LEAKAGE.value).alias("reason"), pl.col("other").alias("detail")

@@ -17,7 +17,7 @@ _CONTEXT_CHARS = 16
 
 
 def comparable(prompts: pl.DataFrame) -> pl.DataFrame:
-    """Prompts in the order in which they win: test, validation, train, then the smaller prompt_id.
+    """Prompts in the order in which they win: held_out, test, validation, train, then the smaller prompt_id.
 
     Args:
         prompts: prompt_id, split, text, student_messages; one row a prompt.

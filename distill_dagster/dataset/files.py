@@ -10,17 +10,28 @@ from distill_dagster.prompts.splits import Split
 
 DATASET_SCHEMA = {name: dtype for name, dtype in KEPT_SCHEMA.items() if name != "split"}
 SPLITS = (Split.TRAIN, Split.VALIDATION, Split.TEST)
+HELD_OUT_FILE = f"{Split.HELD_OUT.value}.parquet"
 JSONL_FILE = "distillation_train.jsonl"
 
 
+def splits_of(kept: pl.DataFrame) -> tuple[Split, ...]:
+    """The splits that a dataset has files of: `held_out` only where it has rows.
+
+    Args:
+        kept: rows with the column `split`.
+    """
+    has_held_out = bool((kept["split"] == Split.HELD_OUT.value).any())
+    return (*SPLITS, Split.HELD_OUT) if has_held_out else SPLITS
+
+
 def write_splits(folder: Path, kept: pl.DataFrame) -> None:
-    """Writes `train.parquet`, `validation.parquet`, `test.parquet` and `distillation_train.jsonl`.
+    """Writes a Parquet file for each split, and `distillation_train.jsonl`.
 
     Args:
         folder: an empty folder about to be published.
         kept: DATASET columns and `split`.
     """
-    for split in SPLITS:
+    for split in splits_of(kept):
         rows = kept.filter(pl.col("split") == split.value).select(list(DATASET_SCHEMA))
         rows.write_parquet(folder / f"{split.value}.parquet")
         if split is Split.TRAIN:

@@ -8,9 +8,8 @@ from distill_dagster.dataset.curate import golden_leakage
 from distill_dagster.errors import DatasetError
 from distill_dagster.golden.build import golden_version, read_golden_set
 from distill_dagster.project import Distillation
-from distill_dagster.prompts.splits import Split
+from distill_dagster.prompts.splits import LEARNT_FROM
 
-_LEARNT = (Split.TRAIN, Split.VALIDATION)
 _SHOWN = 5
 
 
@@ -30,7 +29,7 @@ def require_no_golden_rows(distillation: Distillation, dataset: str) -> None:
         return
     golden = read_golden_set(distillation, version)
     folder = distillation.files.asset("dataset") / dataset
-    rows = pl.concat(_prompts(folder / f"{split.value}.parquet", split) for split in _LEARNT)
+    rows = pl.concat(_prompts(folder / f"{split}.parquet", split) for split in LEARNT_FROM)
     found = golden_leakage(rows.unique("prompt_id"), golden, distillation.spec.curation.near_duplicate_threshold)
     if found.is_empty():
         return
@@ -42,6 +41,6 @@ def require_no_golden_rows(distillation: Distillation, dataset: str) -> None:
     )
 
 
-def _prompts(file: Path, split: Split) -> pl.DataFrame:
+def _prompts(file: Path, split: str) -> pl.DataFrame:
     rows = pl.read_parquet(file, columns=["prompt_id", "text", "messages"])
-    return rows.rename({"messages": "student_messages"}).with_columns(split=pl.lit(split.value))
+    return rows.rename({"messages": "student_messages"}).with_columns(split=pl.lit(split))

@@ -8,9 +8,10 @@ import polars as pl
 
 from distill_dagster.dataset.leakage import require_no_golden_rows
 from distill_dagster.errors import EvaluationError
-from distill_dagster.evaluation.collect import asked_rows, evaluation_inputs
+from distill_dagster.evaluation.collect import asked_rows, evaluation_inputs, held_out_rows
 from distill_dagster.evaluation.declared_metrics import metric_sources
 from distill_dagster.evaluation.formatting import system_label
+from distill_dagster.evaluation.inputs import HeldOutInputs
 from distill_dagster.evaluation.metadata import metric_plot_markdown, summary_markdown
 from distill_dagster.evaluation.model import EvaluationReport, answering
 from distill_dagster.evaluation.prediction_files import (
@@ -19,6 +20,7 @@ from distill_dagster.evaluation.prediction_files import (
     publish_finished,
     read_predictions,
 )
+from distill_dagster.evaluation.second_sample import second_sample_settings, with_second_answers
 from distill_dagster.evaluation.subjects import (
     Subjects,
     decoding,
@@ -38,13 +40,16 @@ from distill_dagster.jobs import PredictJob
 from distill_dagster.lineage.builds import BuildRecord, Builds, build_key
 from distill_dagster.lineage.manifests import Manifest, spec_hash, write_manifest
 from distill_dagster.project import Distillation
+from distill_dagster.prompts.splits import Split
 from distill_dagster.storage import Current, new_folder, read_current, write_current, write_file
+from distill_dagster.teachers.asking.obtaining import Purse
 from distill_dagster.teachers.store.leases import Leases
 from distill_dagster.teachers.store.responses import ResponseStore
 from distill_dagster.worker_process import Launch, run_job
 
-STAGE_NUMBER = 2
+STAGE_NUMBER = 3
 _ROW = ["prompt_id", "sample", "text"]
+_SHOWN = [*_ROW, "split", "model", "prediction"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ class EvaluationBuild:
     def side_by_side(self) -> pl.DataFrame:
         """Prompt and every model's answer of each test row; columns `text` and the models' labels."""
         shown = answering(self.report().companions)
-        rows = pl.read_parquet(self.folder / PREDICTIONS_FILE, columns=[*_ROW, "model", "prediction"])
+        rows = pl.read_parquet(self.folder / PREDICTIONS_FILE, columns=_SHOWN).filter(split=Split.TEST.value)
         answers = rows.filter(pl.col("model").is_in(list(map(str, shown)))).pivot(
             "model", index=_ROW, values="prediction"
         )
@@ -114,12 +119,13 @@ def read_evaluation(distillation: Distillation, student: str) -> EvaluationBuild
 
 
 def build_evaluation(
-    distillation: Distillation, student: str, launch: Launch, *, rebuild: bool = False
+    distillation: Distillation, student: str, launch: Launch, *, rebuild: bool = False, run: str | None = None
 ) -> EvaluationBuild:
     """Evaluates the current student, or adopts the evaluation that the same inputs came to before.
 
     Args:
         rebuild: measure again where there is one already; predictions that are stored are not made again.
+        run: which run pays for second answers of the teacher, e.g. a Dagster run id.
 
     Raises:
         EvaluationError: the student is missing or older than its dataset, or the test split is empty.
@@ -138,7 +144,7 @@ def build_evaluation(
             return _adopt(distillation, student, known, evaluated=False)
         work = distillation.files.work("predict", key)
         with leases.hold(f"predictions/{distillation.name}"):  # what two evaluations share is made once
-            record = _evaluate(distillation, subjects, key, work, launch)
+            record = _evaluate(distillation, subjects, key, work, launch, Purse(distillation, run))
         record = builds.adopt(record, rebuild=known is not None)
         shutil.rmtree(work)
         return _adopt(distillation, student, record, evaluated=True)
@@ -151,6 +157,8 @@ def _key(distillation: Distillation, subjects: Subjects) -> str:
     sources = metric_sources(distillation.spec, distillation.folder, distillation.project.root)
     if sources:
         settings["metric_sources"] = sources
+    if (again := second_sample_settings(distillation)) is not None:
+        settings["second_sample"] = again
     return build_key("evaluation", STAGE_NUMBER, subjects.versions, settings)
 
 
@@ -160,16 +168,25 @@ def _adopt(distillation: Distillation, student: str, record: BuildRecord, *, eva
     return EvaluationBuild(student, record.version, folder, changed=changed, evaluated=evaluated)
 
 
-def _evaluate(distillation: Distillation, subjects: Subjects, key: str, work: Path, launch: Launch) -> BuildRecord:
+def _evaluate(
+    distillation: Distillation, subjects: Subjects, key: str, work: Path, launch: Launch, purse: Purse
+) -> BuildRecord:
     student, inputs = subjects.student.name, subjects.versions
-    test = pl.read_parquet(distillation.files.asset("dataset") / subjects.dataset / "test.parquet")
+    dataset = distillation.files.asset("dataset") / subjects.dataset
+    test = pl.read_parquet(dataset / "test.parquet")
     if test.is_empty():
         raise EvaluationError(
             f"{distillation.name}: no rows in the test split, so nothing can be measured; raise prompts.split.test"
         )
     require_no_golden_rows(distillation, subjects.dataset)
+    away = held_out_rows(distillation, dataset)
     predicted = _predict(distillation, subjects, test, work, launch)
-    evaluation = evaluation_inputs(distillation, subjects, test, predicted)
+    predicted = with_second_answers(predicted, distillation, asked_rows(distillation, dataset, test), purse)
+    held_out = None
+    if away is not None:
+        apart = _predict(distillation, subjects, away, work / "held_out", launch)
+        held_out = HeldOutInputs(away, apart.generated, apart.fidelity)
+    evaluation = evaluation_inputs(distillation, subjects, test, predicted, held_out)
     aside = work / "report"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
@@ -184,20 +201,24 @@ def _evaluate(distillation: Distillation, subjects: Subjects, key: str, work: Pa
             build_key=key,
             inputs=inputs,
             spec_hash=spec_hash(distillation.spec),
-            counts={"test_rows": len(test)},
-            details={"metrics": distillation.spec.evaluation.metric_names, "headlines": report.headlines},
+            counts={"test_rows": len(test)} | ({"held_out_rows": len(away)} if away is not None else {}),
+            details={
+                "metrics": distillation.spec.evaluation.metric_names,
+                "headlines": report.headlines,
+                "second_sample": second_sample_settings(distillation),
+            },
         )
         write_manifest(folder, manifest)
     return BuildRecord(key, "evaluation", version, inputs, {"test_rows": len(test)})
 
 
 def _predict(
-    distillation: Distillation, subjects: Subjects, test: pl.DataFrame, work: Path, launch: Launch
+    distillation: Distillation, subjects: Subjects, held_rows: pl.DataFrame, work: Path, launch: Launch
 ) -> Predicted:
-    """The predictions of all subjects: those that are stored, and those that one worker job makes now."""
+    """The predictions of all subjects on some rows: those that are stored, and those that one worker job makes now."""
     dataset = distillation.files.asset("dataset") / subjects.dataset
     train = dataset / "train.parquet"
-    asked = asked_rows(distillation, dataset, test)
+    asked = asked_rows(distillation, dataset, held_rows)
     wanted = wanted_predictions(distillation, subjects, asked, pl.read_parquet(train, columns=["completion_ids"]))
     publish_finished(distillation, wanted, work)  # of a run that was cut short
     absent = missing(distillation, wanted)

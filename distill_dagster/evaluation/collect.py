@@ -8,8 +8,9 @@ from typing import Any
 import polars as pl
 
 from distill_dagster.dataset.build import dropped_rows
+from distill_dagster.dataset.files import HELD_OUT_FILE
 from distill_dagster.errors import EvaluationError
-from distill_dagster.evaluation.inputs import CaptureCost, EvaluationInputs, TrainedStudent
+from distill_dagster.evaluation.inputs import CaptureCost, EvaluationInputs, HeldOutInputs, TrainedStudent
 from distill_dagster.evaluation.model import ModelNames, Versions
 from distill_dagster.evaluation.prediction_files import Predicted
 from distill_dagster.evaluation.score import base_origin
@@ -17,6 +18,7 @@ from distill_dagster.evaluation.subjects import Subjects
 from distill_dagster.lineage.manifests import read_manifest, spec_hash
 from distill_dagster.lineage.model_folder import find_model
 from distill_dagster.project import Distillation
+from distill_dagster.prompts.splits import Split
 from distill_dagster.prompts.store import read_prompts
 from distill_dagster.spec.students import BaseSpec
 from distill_dagster.storage import read_current, read_json
@@ -26,13 +28,18 @@ from distill_dagster.teachers.store.budget import MICRO
 
 
 def evaluation_inputs(
-    distillation: Distillation, subjects: Subjects, test: pl.DataFrame, predicted: Predicted
+    distillation: Distillation,
+    subjects: Subjects,
+    test: pl.DataFrame,
+    predicted: Predicted,
+    held_out: HeldOutInputs | None = None,
 ) -> EvaluationInputs:
     """All of it.
 
     Args:
         test: the dataset's test split.
         predicted: what the models did on it.
+        held_out: what they did on held-out partitions, where there are any.
 
     Raises:
         EvaluationError: there is no current dataset.
@@ -56,7 +63,7 @@ def evaluation_inputs(
         rows_per_split={
             split: int(count)
             for split, count in read_manifest(dataset)["counts"].items()
-            if split in ("train", "validation", "test")
+            if split in {one.value for one in Split}
         },
         test=test,
         dropped=_dropped(distillation),
@@ -64,23 +71,42 @@ def evaluation_inputs(
         fidelity=predicted.fidelity,
         results=predicted.results,
         teacher_layers=_layers(distillation, base.prune),
+        held_out=held_out,
         folder=distillation.folder,
         project_root=distillation.project.root,
         teacher_usd_per_1000_answers=None if spec.teacher.is_local else _usd_per_1000(distillation, dataset),
     )
 
 
-def asked_rows(distillation: Distillation, dataset: Path, test: pl.DataFrame) -> pl.DataFrame:
-    """The test rows with teacher_messages, from the very prompts that the dataset was built from."""
+def held_out_rows(distillation: Distillation, dataset: Path) -> pl.DataFrame | None:
+    """The rows of a dataset's held-out partitions; None where none is held out.
+
+    Raises:
+        EvaluationError: none of their rows is in the dataset.
+    """
+    declared = distillation.spec.evaluation.held_out_partitions
+    if not declared:
+        return None
+    file = dataset / HELD_OUT_FILE
+    if not file.is_file():
+        raise EvaluationError(
+            f"{distillation.name}: no usable row of the held-out partitions {', '.join(declared)} is in the dataset; "
+            "hold out other ones in evaluation.held_out_partitions, or see why the teacher's answers there are dropped"
+        )
+    return pl.read_parquet(file)
+
+
+def asked_rows(distillation: Distillation, dataset: Path, rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows of a dataset with teacher_messages, from the very prompts that the dataset was built from."""
     inputs: dict[str, str] = read_manifest(dataset)["inputs"]
     frames = [
         read_prompts(distillation, name.removeprefix("prompts/"), version)
         .select("prompt_id", teacher_messages="messages")
-        .join(test.select("prompt_id"), on="prompt_id", how="semi")
+        .join(rows.select("prompt_id"), on="prompt_id", how="semi")
         for name, version in inputs.items()
         if name.startswith("prompts/")
     ]
-    return test.join(pl.concat(frames), on="prompt_id", how="left", maintain_order="left")
+    return rows.join(pl.concat(frames), on="prompt_id", how="left", maintain_order="left")
 
 
 def _trained(distillation: Distillation, build: StudentBuild) -> TrainedStudent:

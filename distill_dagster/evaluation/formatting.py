@@ -9,6 +9,7 @@ UNDEFINED = "–"
 
 _SYSTEM_LABELS = {
     System.TEACHER: "Teacher",
+    System.TEACHER_AGAIN: "Teacher, asked again",
     System.STUDENT: "Student",
     System.BASE: "Base",
     System.MOST_FREQUENT: "Most frequent token",
@@ -17,6 +18,7 @@ _SYSTEM_LABELS = {
 METHOD_LABELS = {
     Method.CLUSTER_BOOTSTRAP: "cluster bootstrap",
     Method.CLUSTER_T: "cluster t",
+    Method.WELCH_T: "Welch’s t over groups",
     Method.TOO_FEW_CLUSTERS: "no interval: fewer than two groups",
     Method.NO_VARIANCE: "no interval: every group has the same value",
     Method.NOT_FINITE: "undefined: not every row's value is finite",
@@ -75,6 +77,14 @@ def interval(estimate: Estimate, unit: Unit, *, signed: bool = False) -> str:
     scale = 100 if unit == "share" else 1
     ends = [number(end * scale, _DECIMALS[unit], signed=signed) for end in estimate.interval]
     return f"[{ends[0]},{_NBSP}{ends[1]}]"
+
+
+def dollars(value: float | None) -> str:
+    """Dollars in cents, smaller sums with two significant digits; `–` for None."""
+    if value is None:
+        return UNDEFINED
+    decimals = 2 if value == 0 or value >= 1 else 1 - math.floor(math.log10(value))
+    return f"${number(value, max(2, decimals))}"
 
 
 def rows_in_groups(estimate: Estimate) -> str:

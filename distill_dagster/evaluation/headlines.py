@@ -32,17 +32,19 @@ def headlines(
     fidelity: Sequence[Measure],
     health: Sequence[Measure],
     companions: Sequence[str] = (),
+    further: Sequence[str] = (),
 ) -> list[str]:
-    """Findings in the order in which a reader asks: fidelity, quality, the low bars, the warnings.
+    """Findings in the order in which a reader asks: fidelity, quality, the low bars, what is further, the warnings.
 
     Args:
         companions: system names of the other students; they are compared on fidelity.
+        further: sentences of other parts of the report.
     """
     by_name = {measure.name: measure for measure in fidelity}
     sentences = []
     if "forward_kl" in by_name:
         sentences += [compare(by_name["forward_kl"], other, "to the teacher") for other in (System.BASE, *companions)]
-    closeness = by_name.get("chrf") or by_name.get(primary) or next((m for m in fidelity if m.unit == "score"), None)
+    closeness = closest_measure(fidelity, primary)
     if closeness is not None:
         against = "against the teacher’s answers"
         sentences += [compare(closeness, other, against) for other in (System.BASE, *companions)]
@@ -54,7 +56,13 @@ def headlines(
         sentences.append(_without_references(quality))
     if "top1" in by_name:
         sentences.append(compare(by_name["top1"], System.BIGRAM, "with the teacher"))
-    return [s for s in [*sentences, *_warnings(identity, counts, health)] if s is not None]
+    return [s for s in [*sentences, *further, *_warnings(identity, counts, health)] if s is not None]
+
+
+def closest_measure(fidelity: Sequence[Measure], primary: str) -> Measure | None:
+    """The text metric that says how close answers are to the teacher's: chrF, else the main metric, else the first."""
+    by_name = {measure.name: measure for measure in fidelity if measure.unit == "score"}
+    return by_name.get("chrf") or by_name.get(primary) or next(iter(by_name.values()), None)
 
 
 def compare(measure: Measure, other: str, context: str) -> str | None:

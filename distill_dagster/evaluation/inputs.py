@@ -41,6 +41,20 @@ class TrainedStudent:
 
 
 @dataclass(frozen=True)
+class HeldOutInputs:
+    """What the same models did on the partitions that are held out.
+
+    Attributes:
+        rows: the dataset's held-out split (DATASET columns).
+        generated, fidelity: as for the test split.
+    """
+
+    rows: pl.DataFrame
+    generated: pl.DataFrame
+    fidelity: pl.DataFrame | None
+
+
+@dataclass(frozen=True)
 class EvaluationInputs:
     """All that an evaluation is made from.
 
@@ -54,11 +68,13 @@ class EvaluationInputs:
         rows_per_split: rows of the dataset in each split.
         test: the dataset's test split (DATASET columns).
         dropped: rows that curation kept out, of all splits (DROPPED columns).
-        generated: answers of students and base on the test split (GENERATED columns and `model`).
+        generated: answers of students and base on the test split (GENERATED columns and `model`), and the teacher's
+            second ones where it was asked again.
         fidelity: teacher-forced agreement on the test split (FIDELITY columns and `model`); None with a hosted teacher.
         results: what the worker said of each model, by system.
         teacher_layers: layers of the model a pruned base was cut from, where known.
         folder, project_root: where files that metrics name are looked up; None where no metric names one.
+        held_out: None where no partition is held out.
         teacher_usd_per_1000_answers: what the provider charged, from its usage; None for a teacher on this machine.
     """
 
@@ -77,5 +93,6 @@ class EvaluationInputs:
     results: Mapping[str, ModelResult]
     teacher_layers: int | None = None
     teacher_usd_per_1000_answers: float | None = None
+    held_out: HeldOutInputs | None = None
     folder: Path | None = None
     project_root: Path | None = None

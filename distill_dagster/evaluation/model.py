@@ -20,6 +20,7 @@ class System(StrEnum):
     """Whose answers, or next-token guesses, are measured; other students of the distillation: see `companion`."""
 
     TEACHER = "teacher"
+    TEACHER_AGAIN = "teacher_again"
     STUDENT = "student"
     BASE = "base"
     MOST_FREQUENT = "most_frequent"
@@ -143,6 +144,36 @@ class Measure(ReportModel):
         return next(found, None)
 
 
+class SecondSample(ReportModel):
+    """The teacher asked once more: a student cannot be expected to come closer to it than its two answers are.
+
+    `reached` is each learner's closeness to the teacher as a share of the teacher's own, over the rows asked again.
+    """
+
+    prompts: int
+    unanswered: int
+    reached: list[Measure]
+
+
+class HeldOut(ReportModel):
+    """The same models on partitions kept out of train, validation and test; no other number of the report has them in.
+
+    In `quality_change` and `fidelity_change` an estimate is that of the held-out rows less that of the test split,
+    unpaired, and a comparison is the change of the paired difference.
+    """
+
+    rows_per_partition: dict[str, int]
+    rows: int
+    groups: int
+    rows_with_reference: int
+    unanswered: dict[str, int]
+    quality: list[Measure]
+    retention: list[Measure]
+    fidelity: list[Measure]
+    quality_change: list[Measure]
+    fidelity_change: list[Measure]
+
+
 class GateVerdict(ReportModel):
     """The gate as declared, and what the golden rows say.
 
@@ -234,14 +265,18 @@ class EvaluationReport(ReportModel):
     primary_metric: str
     quality: list[Measure]
     quality_kept: Estimate
+    retention: list[Measure]
     fidelity: list[Measure]
+    second_sample: SecondSample | None
     health: list[Measure]
+    held_out: HeldOut | None
     gate: GateVerdict | None
     students: list[StudentFacts]
     training: TrainingFacts
     parameters: dict[str, int]
     checkpoint_bytes: dict[str, int]
     teacher_usd_per_1000_answers: float | None
+    machine_usd_per_hour: float | None
     samples: Samples
     confidence: float
     seed: int

@@ -4,7 +4,7 @@ from distill_dagster.evaluation.formatting import count
 from distill_dagster.evaluation.statistics import Estimate, Method
 
 SHOWN_CHARACTERS = 4_000
-_METHOD_MARKS = {Method.CLUSTER_BOOTSTRAP: "boot", Method.CLUSTER_T: "t"}
+_METHOD_MARKS = {Method.CLUSTER_BOOTSTRAP: "boot", Method.CLUSTER_T: "t", Method.WELCH_T: "Welch"}
 # C0 controls (but tab and newline) and DEL have no meaning in HTML: shown as their Unicode pictures.
 _CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {127: 0x2421}
 

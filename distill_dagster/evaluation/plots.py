@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from distill_dagster import drawing as draw
 from distill_dagster.evaluation.formatting import interval, number, quantity, shortened, system_label
-from distill_dagster.evaluation.model import Measure, TrainingFacts, companion_name
+from distill_dagster.evaluation.model import Measure, System, TrainingFacts, companion_name
 from distill_dagster.evaluation.statistics import Estimate
 
 WIDTH = 380
@@ -17,6 +17,7 @@ _ROW = 23
 _GROUP = 30
 _LABEL_CHARS = 11
 _BAR_LABEL_CHARS = 19
+_SHORT: dict[str, str] = {System.TEACHER_AGAIN: "Asked again"}
 
 
 @dataclass
@@ -35,21 +36,7 @@ class _Drawing:
         self.parts.append(draw.text(x, y, content, css, anchor))
 
     def bar(self, x: float, y: float, width: float, height: float, css: str) -> None:
-        self.parts.append(
-            f'<rect class="{css}" x="{x:.1f}" y="{y:.1f}" width="{max(width, 0.5):.1f}" height="{height:.1f}" rx="2"/>'
-        )
-
-    def mark(self, x: float, y: float, system: str) -> None:
-        """A dot for the student, a diamond for the teacher, a ring for the base, else a square: no colour needed."""
-        match role(system):
-            case "teacher":
-                self.parts.append(draw.diamond(x, y, 6, "fill-teacher"))
-            case "student":
-                self.parts.append(draw.circle(x, y, 4.8, "fill-student"))
-            case "base":
-                self.parts.append(draw.circle(x, y, 4.8, "ring-base"))
-            case other:
-                self.bar(x - 4.2, y - 4.2, 8.4, 8.4, f"fill-{other}")
+        self.parts.append(_rectangle(x, y, width, height, css))
 
     def path(self, points: Sequence[tuple[float, float]], css: str) -> None:
         steps = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
@@ -82,6 +69,21 @@ def role(system: str) -> str:
     return "companion" if companion_name(system) else system.replace("_", "-")
 
 
+def mark(x: float, y: float, system: str) -> str:
+    """A dot for the student, a diamond for the teacher, a ring for the base, else a square: no colour needed."""
+    match role(system):
+        case "teacher":
+            return draw.diamond(x, y, 6, "fill-teacher")
+        case "teacher-again":
+            return draw.diamond(x, y, 6, "ring-teacher")
+        case "student":
+            return draw.circle(x, y, 4.8, "fill-student")
+        case "base":
+            return draw.circle(x, y, 4.8, "ring-base")
+        case other:
+            return _rectangle(x - 4.2, y - 4.2, 8.4, 8.4, f"fill-{other}")
+
+
 def interval_plot(measures: Sequence[Measure], title: str) -> Markup:
     """One band per measure, in it a dot with its interval per system, on the axis 0-1 of text metrics."""
     shown = [(m, [(s, e) for s, e in m.systems.items() if e.value is not None]) for m in measures]
@@ -97,7 +99,7 @@ def interval_plot(measures: Sequence[Measure], title: str) -> Markup:
         drawing.text(0, y, measure.label, "strong")
         for system, estimate in rows:
             y += _ROW
-            drawing.text(0, y - 2, shortened(system_label(system), _LABEL_CHARS))
+            drawing.text(0, y - 2, shortened(_SHORT.get(system) or system_label(system), _LABEL_CHARS))
             _dot(drawing, scale, y - 6, system, estimate)
             drawing.text(WIDTH, y - 2, quantity(estimate.value, measure.unit), "number", "end")
         y += _GROUP
@@ -161,6 +163,10 @@ def _curve_labels(drawing: _Drawing, heights: dict[str, float], x: float) -> Non
         drawing.text(x, previous, name, f"label-{name}")
 
 
+def _rectangle(x: float, y: float, width: float, height: float, css: str) -> str:
+    return f'<rect class="{css}" x="{x:.1f}" y="{y:.1f}" width="{max(width, 0.5):.1f}" height="{height:.1f}" rx="2"/>'
+
+
 def _x_axis(drawing: _Drawing, scale: _Scale, top: float, bottom: float, *, percent: bool = False) -> None:
     for tick in scale.ticks():
         drawing.line(scale(tick), top, scale(tick), bottom, "grid")
@@ -171,7 +177,7 @@ def _dot(drawing: _Drawing, scale: _Scale, y: float, system: str, estimate: Esti
     if estimate.interval is not None:
         low, high = estimate.interval
         drawing.line(scale(low), y, scale(high), y, f"stroke-{role(system)}")
-    drawing.mark(scale(estimate.value or 0.0), y, system)
+    drawing.parts.append(mark(scale(estimate.value or 0.0), y, system))
 
 
 def _whisker(drawing: _Drawing, scale: _Scale, y: float, span: tuple[float, float]) -> None:

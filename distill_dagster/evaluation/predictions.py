@@ -11,6 +11,7 @@ from distill_dagster.errors import EvaluationError
 from distill_dagster.evaluation.declared_metrics import ROW_KEYS, score_of
 from distill_dagster.evaluation.model import COUNT_BASELINES, System, companion_name
 from distill_dagster.metrics import METRICS, Metric, label_form, length_ratio, repetition_rate
+from distill_dagster.prompts.splits import Split
 from distill_dagster.spec.metrics import MACRO_F1
 
 KEY = ["prompt_id", "sample"]
@@ -21,6 +22,7 @@ BASE_COLUMNS: dict[str, pl.DataType] = {
     "model": pl.String(),
     "group_id": pl.String(),
     "partition": pl.String(),
+    "split": pl.String(),
     "text": pl.String(),
     "reference": pl.String(),
     "prediction": pl.String(),
@@ -62,13 +64,15 @@ def build_predictions(
     metrics: Sequence[str],
     known: Mapping[str, Metric] = METRICS,
     labels: Sequence[str] = (),
+    split: Split = Split.TEST,
 ) -> pl.DataFrame:
     """Scores every answer; columns as in `logical_columns`, sorted by prompt_id, sample, model.
 
     Models: teacher (its stored completion), student, base and the other students that answered; with a local teacher
-    also the count baselines most_frequent and bigram, which guess next tokens and answer nothing. A test row that a
-    model left unanswered has a null prediction and scores 0 on every metric. A metric that needs no reference judges
-    the answer alone: it is in the `vs_reference` column of every row, and null in `vs_teacher`, for it is no agreement.
+    also the count baselines most_frequent and bigram, which guess next tokens and answer nothing. The teacher asked
+    again has the rows of its second answers alone. A row that another model left unanswered has a null prediction and
+    scores 0 on every metric. A metric that needs no reference judges the answer alone: it is in the `vs_reference`
+    column of every row, and null in `vs_teacher`, for it is no agreement.
     With macro_f1 `label`, `reference_label` and `teacher_label` are the texts' forms in which labels are compared: an
     answer that is missing or no label has an empty one, a target that is none has null, as have the count baselines.
 
@@ -79,6 +83,7 @@ def build_predictions(
         metrics: names in `known`, or macro_f1.
         known: metrics by name, as `open_metrics` gives them.
         labels: the declared ones; no other text is a label then.
+        split: which one the rows are of.
 
     Raises:
         EvaluationError: the test split is empty, the student answered nothing, rows are not the test split's, or a
@@ -87,10 +92,11 @@ def build_predictions(
     _check(test, generated, fidelity)
     rows = test.select(ROW_COLUMNS)
     companions = sorted(model for model in set(generated["model"]) if companion_name(model))
-    models = [model for model in (System.STUDENT, *companions, System.BASE) if _has(generated, model)]
+    answering = (System.TEACHER_AGAIN, System.STUDENT, *companions, System.BASE)
+    models = [model for model in answering if _has(generated, model)]
     models += [model for model in COUNT_BASELINES if _has(fidelity, model)]
     answered = pl.concat([_teacher(test), *(_answers(rows, generated, model) for model in models)])
-    joined = _with_fidelity(answered, fidelity)
+    joined = _with_fidelity(answered, fidelity).with_columns(split=pl.lit(split.value))
     scores = (column for name in metrics if name != MACRO_F1 for column in _scores(joined, known[name]))
     scored = joined.with_columns(*_health(joined), *scores, *(_labels(labels) if MACRO_F1 in metrics else ()))
     return scored.select(pl.col(name).cast(kind) for name, kind in _schema(metrics).items()).sort(*KEY, "model")
@@ -143,7 +149,8 @@ def _answers(rows: pl.DataFrame, generated: pl.DataFrame, model: str) -> pl.Data
     own = generated.filter(pl.col("model") == str(model)).select(
         *KEY, "prediction", pl.col("tokens").cast(pl.Int32), "stopped"
     )
-    joined = rows.join(own, on=KEY, how="left").with_columns(model=pl.lit(str(model)))
+    joined = rows.join(own, on=KEY, how="inner" if model == System.TEACHER_AGAIN else "left")
+    joined = joined.with_columns(model=pl.lit(str(model)))
     return joined.select(*ROW_COLUMNS, "model", "prediction", "tokens", "stopped")
 
 

@@ -6,6 +6,8 @@ import polars as pl
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from distill_dagster.evaluation import formatting
+from distill_dagster.evaluation.cost import SECONDS, USD
+from distill_dagster.evaluation.cost_plot import find_trade, trade_plot
 from distill_dagster.evaluation.headlines import is_better
 from distill_dagster.evaluation.model import (
     COUNT_BASELINES,
@@ -23,7 +25,7 @@ from distill_dagster.metrics import metric_label
 
 TEMPLATE = "report.html.j2"
 Measurements = dict[str, Timings]
-"""`prediction`, `training` and `capture`, each by system."""
+"""`prediction`, `cost`, `training` and `capture`, each by system."""
 
 
 def render_html(report: EvaluationReport, predictions: pl.DataFrame, measurements: Measurements) -> str:
@@ -37,6 +39,7 @@ def render_html(report: EvaluationReport, predictions: pl.DataFrame, measurement
     fidelity = {measure.name: measure for measure in report.fidelity}
     text_measures = [measure for measure in report.fidelity if measure.unit == "score"]
     samples, companions = report.samples, report.companions
+    trade = find_trade(report, measurements["cost"])
     source = _template().render(
         report=report,
         answering=answering(companions),
@@ -44,6 +47,8 @@ def render_html(report: EvaluationReport, predictions: pl.DataFrame, measurement
         facts=student_facts(report, measurements["training"], measurements["capture"]),
         cards=cards(report, measurements["prediction"]),
         measurements=measurements,
+        trade=trade,
+        trade_plot=trade_plot(trade),
         primary_label=metric_label(report.primary_metric),
         worst=side_by_side(predictions, samples.worst, report.primary_metric, companions),
         fixed=side_by_side(predictions, samples.fixed, report.primary_metric, companions),
@@ -68,12 +73,15 @@ def _template() -> Template:
         BOOTSTRAP_MIN_CLUSTERS=BOOTSTRAP_MIN_CLUSTERS,
         BOOTSTRAP_RESAMPLES=BOOTSTRAP_RESAMPLES,
         COUNT_BASELINES=COUNT_BASELINES,
+        SECONDS=SECONDS,
         System=System,
+        USD=USD,
         UNDEFINED=formatting.UNDEFINED,
         UNIT_LABELS=formatting.UNIT_LABELS,
         system_label=formatting.system_label,
         other_label=_other_label,
         count=formatting.count,
+        dollars=formatting.dollars,
         number=formatting.number,
         quantity=formatting.quantity,
         interval=formatting.interval,

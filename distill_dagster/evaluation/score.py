@@ -7,6 +7,7 @@ import polars as pl
 from pydantic import JsonValue
 
 from distill_dagster.evaluation.headlines import gate_statement, headlines
+from distill_dagster.evaluation.held_out import held_out_part, held_out_sentences
 from distill_dagster.evaluation.inputs import EvaluationInputs, TrainedStudent
 from distill_dagster.evaluation.model import (
     Counts,
@@ -24,9 +25,11 @@ from distill_dagster.evaluation.model import (
     companion,
 )
 from distill_dagster.evaluation.predictions import KEY, vs_reference, vs_teacher
+from distill_dagster.evaluation.shares import ceiling_sentences, retention, second_sample
 from distill_dagster.evaluation.statistics import DEFAULT_SEED
 from distill_dagster.evaluation.tables import Scored, fidelity_table, health_table, quality_table
 from distill_dagster.jobs import TrainResult
+from distill_dagster.prompts.splits import Split
 from distill_dagster.spec.students import ONLY_FOR, BaseSpec, StudentSpec
 
 SAMPLES_EACH = 5
@@ -42,20 +45,29 @@ def evaluate(inputs: EvaluationInputs, predictions: pl.DataFrame) -> EvaluationR
     spec = inputs.spec.evaluation
     primary = spec.primary_metric
     companions = tuple(companion(other.name) for other in inputs.companions)
-    scored = Scored(predictions, spec.confidence, DEFAULT_SEED, companions)
+    test = predictions.filter(pl.col("split") == Split.TEST.value)
+    scored = Scored(test, spec.confidence, DEFAULT_SEED, companions)
     quality = quality_table(scored, spec.metrics)
     fidelity = fidelity_table(scored, spec.metrics)
     health = health_table(scored)
-    identity, counts = _identity(inputs), _counts(inputs, predictions)
+    identity, counts = _identity(inputs), _counts(inputs, test)
+    again, away = second_sample(scored, spec.metrics), held_out_part(scored, predictions, spec)
+    further = [
+        *ceiling_sentences(again, fidelity, primary),
+        *held_out_sentences(away, quality, fidelity, primary),
+    ]
     return EvaluationReport(
         identity=identity,
-        headlines=headlines(identity, counts, primary, quality, fidelity, health, companions),
+        headlines=headlines(identity, counts, primary, quality, fidelity, health, companions, further),
         counts=counts,
         primary_metric=primary,
         quality=quality,
         quality_kept=scored.kept(vs_reference(primary), System.STUDENT, System.TEACHER),
+        retention=retention(scored, spec.metrics),
         fidelity=fidelity,
+        second_sample=again,
         health=health,
+        held_out=away,
         gate=_gate(inputs),
         students=[
             _student_facts(System.STUDENT, inputs.student),
@@ -64,8 +76,9 @@ def evaluate(inputs: EvaluationInputs, predictions: pl.DataFrame) -> EvaluationR
         training=_training(inputs),
         parameters={system: result.parameters for system, result in inputs.results.items()},
         teacher_usd_per_1000_answers=inputs.teacher_usd_per_1000_answers,
+        machine_usd_per_hour=float(spec.cost.usd_per_hour) if spec.cost else None,
         checkpoint_bytes={system: result.checkpoint_bytes for system, result in inputs.results.items()},
-        samples=_samples(predictions, primary),
+        samples=_samples(test, primary),
         confidence=spec.confidence,
         seed=DEFAULT_SEED,
     )

@@ -33,6 +33,7 @@ class Method(StrEnum):
 
     CLUSTER_BOOTSTRAP = "cluster_bootstrap"
     CLUSTER_T = "cluster_t"
+    WELCH_T = "welch_t"
     TOO_FEW_CLUSTERS = "too_few_clusters"
     NO_VARIANCE = "no_variance"
     NOT_FINITE = "not_finite"

@@ -56,6 +56,11 @@ class Scored:
         """All that are measured against the teacher: students and base."""
         return (System.STUDENT, *self.companions, System.BASE)
 
+    @property
+    def has_teacher_again(self) -> bool:
+        """Whether the teacher was asked a second time."""
+        return bool((self.predictions["model"] == System.TEACHER_AGAIN.value).any())
+
     def against(self, *others: str) -> Pairs:
         """The student's comparisons: with its base, `others` and every companion."""
         return [(System.STUDENT, other) for other in (System.BASE, *others, *self.companions)]
@@ -85,7 +90,7 @@ class Scored:
 
     def _rows(self, system: str, columns: dict[str, pl.Expr]) -> pl.DataFrame:
         own = self.predictions.filter(pl.col("model") == str(system))
-        return own.select(*KEY, "group_id", **columns).drop_nulls(list(columns)).sort(KEY)
+        return own.select(*KEY, "group_id", "split", **columns).drop_nulls(list(columns)).sort(KEY)
 
     def _measure(
         self, quantity: Quantity, columns: dict[str, pl.Expr], systems: Sequence[str], pairs: Pairs
@@ -154,10 +159,12 @@ def fidelity_table(scored: Scored, metrics: Entries) -> list[Measure]:
             scored.rate(divergence, pl.col("kl_sum"), tokens, scored.learners, scored.against()),
             scored.rate(agreement, pl.col("top1_hits"), tokens, guessing, scored.against(*COUNT_BASELINES)),
         ]
+    again = (System.TEACHER_AGAIN,) if scored.has_teacher_again else ()
+    systems, pairs = (*again, *scored.learners), scored.against(*again)
     texts = [
-        scored.macro_f1(_quantity(metric), TEACHER_LABEL, scored.learners, scored.against())
+        scored.macro_f1(_quantity(metric), TEACHER_LABEL, systems, pairs)
         if metric == MACRO_F1
-        else scored.mean(_quantity(metric), pl.col(vs_teacher(metric_name(metric))), scored.learners, scored.against())
+        else scored.mean(_quantity(metric), pl.col(vs_teacher(metric_name(metric))), systems, pairs)
         for metric in metrics
         if metric_facts(metric).needs_reference
     ]
@@ -185,4 +192,4 @@ def _quantity(metric: MetricName | MetricSpec) -> Quantity:
 
 
 def _paired(left: pl.DataFrame, right: pl.DataFrame) -> pl.DataFrame:
-    return left.join(right.drop("group_id"), on=KEY, how="inner").sort(KEY)
+    return left.join(right.drop("group_id", "split"), on=KEY, how="inner").sort(KEY)

@@ -92,6 +92,7 @@ def student_facts(report: EvaluationReport, training: Timings, capture: Timings)
         FactRow("Objective", [OBJECTIVES.get(student.objective, student.objective) for student in students]),
         FactRow("Learnt from", [_learnt_from(student) for student in students]),
         FactRow("Starts from", [student.origin for student in students]),
+        FactRow("Quality kept", [_kept(report, student) for student in students]),
         FactRow("Parameters", [parameters(report.parameters.get(student.system)) for student in students]),
         FactRow("Checkpoint", [size(report.checkpoint_bytes.get(student.system)) for student in students]),
         FactRow("Rows", [count(student.rows_trained) for student in students]),
@@ -169,6 +170,18 @@ def _share(estimate: Estimate, measure: Measure) -> str:
 def _rests_on(estimate: Estimate, unit: Unit) -> str:
     span = interval(estimate, unit) if estimate.interval else "no interval"
     return f"{span}, n = {count(estimate.n)}"
+
+
+def _kept(report: EvaluationReport, student: StudentFacts) -> str:
+    """The share of the teacher's quality on the main metric."""
+    share = next((one.systems[student.system] for one in report.retention if one.name == report.primary_metric), None)
+    if share is None or share.value is None:
+        return UNDEFINED
+    return (
+        f"{quantity(share.value, 'share')} {interval(share, 'share')}"
+        if share.interval
+        else quantity(share.value, "share")
+    )
 
 
 def _learnt_from(student: StudentFacts) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
+from distill_dagster.evaluation.cost import answer_costs
 from distill_dagster.evaluation.declared_metrics import open_metrics
 from distill_dagster.evaluation.inputs import EvaluationInputs
 from distill_dagster.evaluation.model import EvaluationReport, System, companion
@@ -13,6 +14,7 @@ from distill_dagster.evaluation.predictions import build_predictions
 from distill_dagster.evaluation.report import Measurements, render_html
 from distill_dagster.evaluation.score import evaluate
 from distill_dagster.lineage.hashing import VERSION_HEX_CHARS, digest, frame_version
+from distill_dagster.prompts.splits import Split
 from distill_dagster.storage import read_json, write_file, write_json
 
 PREDICTIONS_FILE = "predictions.parquet"
@@ -35,6 +37,9 @@ def write_evaluation(folder: Path, inputs: EvaluationInputs) -> EvaluationReport
     with open_metrics(inputs.spec, inputs.folder, inputs.project_root) as metrics:
         labels = inputs.spec.teacher.labels or ()
         predictions = build_predictions(inputs.test, inputs.generated, inputs.fidelity, names, metrics, labels)
+        if (away := inputs.held_out) is not None:
+            apart = (names, metrics, labels, Split.HELD_OUT)
+            predictions.extend(build_predictions(away.rows, away.generated, away.fidelity, *apart))
     report = evaluate(inputs, predictions)
     measurements = _measurements(inputs)
     page = render_html(report, predictions, measurements)
@@ -62,8 +67,11 @@ def evaluation_version(folder: Path) -> str:
 def _measurements(inputs: EvaluationInputs) -> Measurements:
     students = {System.STUDENT.value: inputs.student} | {companion(one.name): one for one in inputs.companions}
     captured = {system: student.capture for system, student in students.items() if student.capture is not None}
+    predicted = {system: result.measurements for system, result in inputs.results.items()}
+    price = inputs.spec.evaluation.cost
     return {
-        "prediction": {system: result.measurements for system, result in inputs.results.items()},
+        "prediction": predicted,
+        "cost": answer_costs(predicted, inputs.teacher_usd_per_1000_answers, price.usd_per_hour if price else None),
         "training": {system: student.training.measurements for system, student in students.items()},
         "capture": {
             system: {name: value for name, value in asdict(cost).items() if value is not None}

@@ -29,7 +29,7 @@ def evaluation_asset(distillation: Distillation, student: str, pool: str | None 
     def evaluation(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         mark_step(context, pool)
         with as_failure(), observing(context, key):
-            build = build_evaluation(distillation, student, pipes_launch(context))
+            build = build_evaluation(distillation, student, pipes_launch(context), run=context.run_id)
         metadata = report_metadata(build) | sample(distillation, build.side_by_side())
         return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(build.version))
 

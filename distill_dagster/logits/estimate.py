@@ -16,6 +16,7 @@ from distill_dagster.logits.shards import shards_folder
 from distill_dagster.logits.space import bytes_per_token, existing_parent, hidden_bytes, require_space, vocabulary_of
 from distill_dagster.logits.wanted import wanted_completions
 from distill_dagster.project import Distillation
+from distill_dagster.prompts.splits import LEARNT_FROM
 from distill_dagster.prompts.store import prompts_file
 from distill_dagster.storage import read_current
 
@@ -90,5 +91,5 @@ def _prompts(distillation: Distillation, partition: str) -> int:
     """Training and validation prompts of a partition; 0 where it has none yet."""
     if read_current(distillation.files.asset("prompts", partition)) is None:
         return 0
-    splits = pl.scan_parquet(prompts_file(distillation, partition)).filter(pl.col("split") != "test")
+    splits = pl.scan_parquet(prompts_file(distillation, partition)).filter(pl.col("split").is_in(LEARNT_FROM))
     return int(splits.select(pl.len()).collect().item())

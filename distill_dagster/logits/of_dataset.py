@@ -11,9 +11,9 @@ from distill_dagster.lineage.hashing import digest, frame_version
 from distill_dagster.logits.build import ASSET, logits_current, read_logits_index
 from distill_dagster.logits.declared import capture_identity
 from distill_dagster.project import Distillation
+from distill_dagster.prompts.splits import LEARNT_FROM
 from distill_dagster.storage import read_current, read_json, write_json
 
-SPLITS = ("train", "validation")
 KEY = ["prompt_id", "sample"]
 CONTENT = ("prompt_id", "sample", "request_key", "ids_hash")
 
@@ -52,7 +52,7 @@ def dataset_places(distillation: Distillation, dataset_version: str) -> pl.DataF
         LogitsError: no partition is captured.
     """
     folder = distillation.files.asset("dataset") / dataset_version
-    rows = pl.concat(pl.read_parquet(folder / f"{split}.parquet", columns=KEY) for split in SPLITS)
+    rows = pl.concat(pl.read_parquet(folder / f"{split}.parquet", columns=KEY) for split in LEARNT_FROM)
     partitions = distillation.files.partitions(ASSET)
     if not partitions:
         raise LogitsError(f"{distillation.name}: nothing is captured yet; materialise `{ASSET}` first")

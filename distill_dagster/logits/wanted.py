@@ -6,6 +6,7 @@ import polars as pl
 
 from distill_dagster.logits.sparse import ids_hash
 from distill_dagster.project import Distillation
+from distill_dagster.prompts.splits import LEARNT_FROM
 from distill_dagster.prompts.store import read_prompts
 from distill_dagster.storage import read_current
 from distill_dagster.teachers.outputs import read_outputs
@@ -17,8 +18,8 @@ _READ = ("prompt_id", "sample", "request_key", "status", "completion", "token_id
 def wanted_completions(distillation: Distillation, partition: str) -> pl.DataFrame:
     """Usable answers to the training and validation prompts of a partition.
 
-    Test rows are left out: they are measured with the teacher itself. An answer without token ids is a server's: it is
-    captured at the ids that the named tokenizer gives its text, which the capture finds out.
+    Test and held-out rows are left out: they are measured with the teacher itself. An answer without token ids is a
+    server's: it is captured at the ids that the named tokenizer gives its text, which the capture finds out.
 
     Returns:
         The columns of WANTED (an index without places; ids_hash and tokens are null where only the text is known),
@@ -29,7 +30,7 @@ def wanted_completions(distillation: Distillation, partition: str) -> pl.DataFra
     prompts = read_prompts(distillation, partition).select("prompt_id", "split", "messages")
     rows = (
         outputs.filter(pl.col("status").is_in(usable) & pl.col("selected").fill_null(True))
-        .join(prompts.filter(pl.col("split") != "test"), on="prompt_id")
+        .join(prompts.filter(pl.col("split").is_in(LEARNT_FROM)), on="prompt_id")
         .rename({"token_ids": "completion_ids"})
         .sort("prompt_id", "sample")
     )

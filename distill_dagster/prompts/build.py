@@ -14,9 +14,8 @@ from distill_dagster.prompts.partitions import ALL
 from distill_dagster.prompts.rendering import Rendered, Renderer
 from distill_dagster.prompts.rows import BATCH_ROWS, BATCH_SCHEMA, BadRow
 from distill_dagster.prompts.sources import read_source
-from distill_dagster.prompts.splits import sha256_hex, split_of
+from distill_dagster.prompts.splits import check_held_out, sha256_hex, with_splits
 from distill_dagster.prompts.store import PROMPTS_SCHEMA, VERSIONED, PartitionPrompts, rendered_prompts
-from distill_dagster.spec.prompts import SplitSpec
 
 _SHOWN_BAD_ROWS = 10
 _RENDERED_SCHEMA = {
@@ -66,6 +65,7 @@ def build_prompts(distillation: Distillation, reuse: bool = True) -> PromptBuild
     Raises:
         SourceError: the source cannot be read, has no rows, or none of its rows can be placed in a partition.
         TemplateError: a template is wrong or names a column that the source has not.
+        SpecError: a partition that is to be held out does not exist, or none is left to train on.
     """
     spec = distillation.spec
     renderer = Renderer(spec.prompts, spec.student_prompt, distillation.folder, distillation.project.root)
@@ -76,14 +76,17 @@ def build_prompts(distillation: Distillation, reuse: bool = True) -> PromptBuild
         renderer.check_columns(columns)
     known = rendered_prompts(distillation, renderer.key) if reuse else pl.DataFrame(schema=PROMPTS_SCHEMA)
     kept = known.join(rows.select("row_hash"), on="row_hash", how="semi")
-    fresh, unrendered = _render(
-        renderer, rows.join(kept.select("row_hash"), on="row_hash", how="anti"), spec.prompts.split
-    )
-    prompts = pl.concat([kept.select(list(PROMPTS_SCHEMA)), fresh]).join(
+    fresh, unrendered = _render(renderer, rows.join(kept.select("row_hash"), on="row_hash", how="anti"))
+    rendered = pl.concat([kept.select(fresh.columns), fresh])
+    # Outside of rendering: a partition that is held out, or no longer, has the same prompts as before.
+    prompts = with_splits(rendered, spec.prompts.split, spec.evaluation.held_out_partitions).join(
         rows.select("row_hash", "where", "order", "copies"), on="row_hash", how="left"
     )
     prompts, clashing = _without_clashes(prompts)
-    return _sort_out(prompts, [*bad, *unrendered, *clashing], distillation, renderer.key, fresh.height)
+    build = _sort_out(prompts, [*bad, *unrendered, *clashing], distillation, renderer.key, fresh.height)
+    if build.is_complete:
+        check_held_out(spec.evaluation.held_out_partitions, build.names)
+    return build
 
 
 def _read(distillation: Distillation) -> tuple[pl.DataFrame, frozenset[str], list[BadRow]]:
@@ -104,8 +107,10 @@ def _read(distillation: Distillation) -> tuple[pl.DataFrame, frozenset[str], lis
     return distinct, frozenset(columns), bad
 
 
-def _render(renderer: Renderer, rows: pl.DataFrame, split: SplitSpec) -> tuple[pl.DataFrame, list[BadRow]]:
-    frames = [pl.DataFrame(schema=PROMPTS_SCHEMA)]
+def _render(renderer: Renderer, rows: pl.DataFrame) -> tuple[pl.DataFrame, list[BadRow]]:
+    """PROMPTS columns without `split`, and the rows that are no prompts."""
+    columns = [name for name in PROMPTS_SCHEMA if name != "split"]
+    frames = [pl.DataFrame(schema=PROMPTS_SCHEMA).select(columns)]
     bad: list[BadRow] = []
     for part in rows.iter_slices(BATCH_ROWS):
         records: list[tuple[str | None, ...]] = []
@@ -116,8 +121,8 @@ def _render(renderer: Renderer, rows: pl.DataFrame, split: SplitSpec) -> tuple[p
             else:
                 bad.append(BadRow(where, result.reason, result.partition))
         frame = pl.DataFrame(records, schema=_RENDERED_SCHEMA, orient="row")
-        frame = frame.with_columns(group_id=sha256_hex(pl.col("group_text")).str.slice(0, ID_HEX_CHARS))
-        frames.append(frame.with_columns(split=split_of(pl.col("group_id"), split)).select(list(PROMPTS_SCHEMA)))
+        group_id = sha256_hex(pl.col("group_text")).str.slice(0, ID_HEX_CHARS)
+        frames.append(frame.with_columns(group_id=group_id).select(columns))
     return pl.concat(frames), bad
 
 

@@ -20,6 +20,7 @@ class DropReason(StrEnum):
     INVALID_JSON = "invalid_json"
     NOT_SELECTED = "not_selected"
     GOLDEN_LEAKAGE = "golden_leakage"
+    HELD_OUT_GROUP = "held_out_group"
     DUPLICATE = "duplicate"
     NEAR_DUPLICATE = "near_duplicate"
     TEST_LEAKAGE = "test_leakage"

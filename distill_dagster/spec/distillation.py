@@ -62,6 +62,20 @@ class DistillationSpec(SpecModel):
         return self
 
     @model_validator(mode="after")
+    def _the_comparison_can_be_made(self) -> Self:
+        evaluation, teacher = self.evaluation, self.teacher
+        if evaluation.held_out_partitions and self.prompts.partition is None:
+            raise ValueError(
+                "evaluation.held_out_partitions: there are no partitions; write `prompts.partition: {by: <column>}`"
+            )
+        if evaluation.teacher_resample and (teacher.is_local or teacher.temperature == 0):
+            who = "a local teacher answers greedily" if teacher.is_local else "teacher.temperature is 0"
+            raise ValueError(
+                f"evaluation.teacher_resample: {who}, so a second answer repeats the first and says nothing; remove it"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _students_can_be_taught(self) -> Self:
         for name, student in self.students.items():
             where = f"students.{name}"

@@ -1,8 +1,9 @@
 """The `golden_set:` and `evaluation:` blocks: what is measured, and how much loss is acceptable."""
 
-from typing import Self
+from decimal import Decimal
+from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from distill_dagster.spec.base import SpecModel
 from distill_dagster.spec.harness import HarnessSpec
@@ -30,6 +31,12 @@ class GateSpec(SpecModel):
     )
 
 
+class CostSpec(SpecModel):
+    """What the machine that answers costs; without it a model on this machine has seconds and no dollars."""
+
+    usd_per_hour: Annotated[Decimal, Field(gt=0)] = Field(description="Dollars an hour, while models answer.")
+
+
 class EvaluationSpec(SpecModel):
     """What is measured on the test split."""
 
@@ -44,11 +51,36 @@ class EvaluationSpec(SpecModel):
     batch_size: int = Field(32, ge=1, description="Prompts per forward pass when answering.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Of the intervals.")
     judge: PairJudgeSpec | None = Field(None, description="A model that compares answers two at a time.")
+    held_out_partitions: list[Annotated[str, StringConstraints(min_length=1)]] = Field(
+        [],
+        description="Partitions kept whole out of training, validation and test, and reported apart: "
+        "out of distribution.",
+    )
+    teacher_resample: bool | Annotated[int, Field(ge=1)] = Field(
+        False,
+        description="Hosted teachers: a second answer to every test prompt, or to so many of them, as the ceiling of "
+        "closeness. Paid once, from the budget.",
+    )
+    cost: CostSpec | None = Field(None, description="Puts models on this machine and a hosted teacher on one axis.")
 
     @model_validator(mode="after")
     def _metrics_are_told_apart(self) -> Self:
         check_metrics(self.metrics)
         return self
+
+    @field_validator("held_out_partitions", mode="before")
+    @classmethod
+    def _partitions_are_texts(cls, names: object) -> object:
+        if isinstance(names, list) and not all(isinstance(name, str) for name in names):
+            raise ValueError("YAML reads 2026-01-31 as a date, 07 as a number and no as false; write names in quotes")
+        return names
+
+    @field_validator("teacher_resample", mode="before")
+    @classmethod
+    def _asked_again(cls, wanted: object) -> object:
+        if isinstance(wanted, bool) or (isinstance(wanted, int) and wanted >= 1):
+            return wanted
+        raise ValueError(f"write true for every test prompt, a number of them, or false (seen: {wanted!r})")
 
     @property
     def metric_names(self) -> list[str]:

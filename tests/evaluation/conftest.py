@@ -39,7 +39,7 @@ def _sentence(rng: random.Random, topic: str, length: int) -> str:
     return " ".join(rng.choice(own if index % 2 else common) for index in range(length)).capitalize() + "."
 
 
-def _spoil(rng: random.Random, text: str, share: float) -> str:
+def spoil(rng: random.Random, text: str, share: float) -> str:
     return " ".join(
         w if rng.random() > share else rng.choice(["stone", "river", "window", "paper", "cloud"]) for w in text.split()
     )
@@ -64,7 +64,7 @@ def make_test_split() -> pl.DataFrame:
                 "text": question,
                 "completion": completion,
                 "completion_ids": list(range(len(completion.split()) + 1)),
-                "reference": _spoil(rng, completion, 0.45),
+                "reference": spoil(rng, completion, 0.45),
             }
         )
     return pl.DataFrame(rows).with_columns(
@@ -77,11 +77,11 @@ def make_generated(test: pl.DataFrame) -> pl.DataFrame:
     rows = []
     for prompt_id, sample, completion in test.select("prompt_id", "sample", "completion").iter_rows():
         stopped = rng.random() > 0.1
-        student = _spoil(rng, completion, rng.choice([0.1, 0.25, 0.5]))
+        student = spoil(rng, completion, rng.choice([0.1, 0.25, 0.5]))
         loop = "the same words again and again " * 8
         for model, text, ended in (
             ("student", student if stopped else f"{student} {loop}", stopped),
-            ("base", _spoil(rng, completion, 0.8) + " " + loop, rng.random() > 0.7),
+            ("base", spoil(rng, completion, 0.8) + " " + loop, rng.random() > 0.7),
         ):
             rows.append((prompt_id, sample, model, text, len(text.split()), ended))
     schema = {
@@ -191,6 +191,10 @@ def inputs() -> EvaluationInputs:
 @pytest.fixture
 def side_by_side(inputs: EvaluationInputs) -> EvaluationInputs:
     """The same with two more students: `soft`, which is as good, and `on_references`, which is as poor as the base."""
+    return make_side_by_side(inputs)
+
+
+def make_side_by_side(inputs: EvaluationInputs) -> EvaluationInputs:
     soft = TrainedStudent(
         name="soft",
         version="50" * 32,

@@ -5,10 +5,10 @@ import io
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from distill_dagster.evaluation.model import EvaluationReport, Measure
+from distill_dagster.evaluation.model import EvaluationReport, HeldOut, Measure
 from distill_dagster.evaluation.statistics import Estimate
 
 DOCS = Path(__file__).parents[2] / "docs" / "recompute.md"
@@ -29,16 +29,18 @@ def run(script: str, predictions: Path) -> list[list[str]]:
     return [line for line in csv.reader(io.StringIO(done.stdout), delimiter=",") if line]
 
 
-def table(lines: list[list[str]]) -> dict[tuple[str, ...], dict[str, float]]:
+def table(lines: list[list[str]], split: str = "test") -> dict[tuple[str, ...], dict[str, float]]:
     header, *rows = lines
-    return {tuple(row[:3]): dict(zip(header[3:], map(float, row[3:]), strict=True)) for row in rows}
+    return {tuple(row[1:4]): dict(zip(header[4:], map(float, row[4:]), strict=True)) for row in rows if row[0] == split}
 
 
-def said(report: EvaluationReport) -> Iterator[tuple[str, Measure, str, str, Estimate]]:
+def said(
+    report: EvaluationReport | HeldOut, names: Sequence[str] = ("quality", "fidelity", "health")
+) -> Iterator[tuple[str, Measure, str, str, Estimate]]:
     """Every estimate and difference of the tables: its column, measure, model, the other model, and itself."""
-    for name in ("quality", "fidelity", "health"):
+    for name in names:
         for measure in getattr(report, name):
-            column = COLUMNS.get(measure.name, f"{measure.name}{AGAINST[name]}")
+            column = COLUMNS.get(measure.name, f"{measure.name}{AGAINST[name.removesuffix('_change')]}")
             for system, estimate in measure.systems.items():
                 yield column, measure, system, system, estimate
             for pair in measure.comparisons:

@@ -8,10 +8,11 @@ import polars as pl
 import pytest
 
 from distill_dagster.evaluation.inputs import EvaluationInputs
-from distill_dagster.evaluation.model import EvaluationReport
+from distill_dagster.evaluation.model import EvaluationReport, Measure
 from distill_dagster.evaluation.statistics import Method
 from distill_dagster.evaluation.write import write_evaluation
 from tests.evaluation.conftest import make_spec
+from tests.evaluation.probed import asked_again, with_held_out
 from tests.evaluation.recomputing import run, said, scripts, table
 
 MOST_LINES = 10
@@ -63,7 +64,7 @@ def classified(inputs: EvaluationInputs) -> EvaluationInputs:
 
 
 def test_the_scripts_are_short_and_stand_alone() -> None:
-    assert list(scripts()) == ["recompute", "intervals", "macro_f1", "counts"]
+    assert list(scripts()) == ["recompute", "intervals", "change", "macro_f1", "counts"]
     for script in scripts().values():
         assert len([line for line in script.splitlines() if line.strip()]) <= MOST_LINES
         assert "distill_dagster" not in script
@@ -90,6 +91,68 @@ def test_estimates_and_differences(tmp_path: Path, request: pytest.FixtureReques
     if report.quality_kept.value is not None:
         row = found[f"{report.primary_metric}_vs_reference", "student", "teacher"]
         assert row["left"] / row["right"] == pytest.approx(report.quality_kept.value, rel=EXACT)
+    assert_shares(report.retention, found, "reference", "teacher")
+
+
+def assert_shares(
+    shares: list[Measure], found: dict[tuple[str, ...], dict[str, float]], column: str, whole: str
+) -> int:
+    compared = 0
+    for measure in shares:
+        for system, share in measure.systems.items():
+            row = found[f"{measure.name}_vs_{column}", system, whole]
+            if share.value is not None:
+                assert row["left"] / row["right"] == pytest.approx(share.value, rel=EXACT)
+                compared += 1
+            assert row["n"] == share.n
+    return compared
+
+
+def test_the_teachers_agreement_with_itself(tmp_path: Path, hosted: EvaluationInputs) -> None:
+    report, predictions = written(tmp_path, asked_again(hosted, 40))
+
+    found = table(run(scripts()["recompute"], predictions))
+
+    assert report.second_sample is not None
+    assert assert_shares(report.second_sample.reached, found, "teacher", "teacher_again") == 6
+    assert found["chrf_vs_teacher", "student", "teacher_again"]["n"] == 40
+
+
+def test_held_out_rows(tmp_path: Path, side_by_side: EvaluationInputs) -> None:
+    report, predictions = written(tmp_path, with_held_out(side_by_side))
+    away = report.held_out
+    assert away is not None
+
+    found = table(run(scripts()["recompute"], predictions), "held_out")
+
+    compared = 0
+    for column, measure, left, right, estimate in said(away, ("quality", "fidelity")):
+        if estimate.n:
+            value = found[column, left, right]["left" if left == right else "difference"]
+            assert value == pytest.approx(estimate.value, rel=EXACT, abs=EXACT), (measure.name, left, right)
+            assert found[column, left, right]["n"] == estimate.n
+            compared += 1
+    assert compared > 40
+    assert assert_shares(away.retention, found, "reference", "teacher") == 8
+
+
+def test_changes_out_of_distribution(tmp_path: Path, side_by_side: EvaluationInputs) -> None:
+    report, predictions = written(tmp_path, with_held_out(side_by_side))
+    both = scripts()["recompute"] + scripts()["change"]
+    alone = len(run(scripts()["recompute"], predictions))
+
+    found = {tuple(row[:3]): list(map(float, row[3:])) for row in run(both, predictions)[alone:]}
+
+    assert report.held_out is not None
+    compared = 0
+    for column, measure, left, right, estimate in said(report.held_out, ("quality_change", "fidelity_change")):
+        value, *ends = found[column, left, right]
+        assert value == pytest.approx(estimate.value, rel=EXACT, abs=EXACT), (measure.name, left, right)
+        if estimate.interval is not None:
+            assert estimate.method == Method.WELCH_T
+            assert ends == pytest.approx(estimate.interval, rel=EXACT, abs=EXACT), (measure.name, left, right)
+            compared += 1
+    assert compared > 20
 
 
 @pytest.mark.parametrize("groups", [None, 9])
@@ -163,7 +226,7 @@ def test_counts(tmp_path: Path, side_by_side: EvaluationInputs) -> None:
 
     header, *rows = run(scripts()["counts"], predictions)
 
-    found = {row[0]: dict(zip(header[1:], map(int, row[1:]), strict=True)) for row in rows}
+    found = {row[1]: dict(zip(header[2:], map(int, row[2:]), strict=True)) for row in rows}
     counts = report.counts
     student = found["student"]
     assert (student["rows"], student["groups"]) == (counts.test_rows, counts.test_groups)

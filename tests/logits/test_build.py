@@ -33,6 +33,7 @@ prompts:
 teacher: {{provider: transformers, model: {model}, dtype: float32, max_tokens: 12}}
 curation: {{drop: [empty, duplicate]}}
 logits: {{k: {k}, validation_rows: 2}}
+evaluation: {{held_out_partitions: {held_out}}}
 students:
   small: {{base: {{prune: teacher, layers: 2}}, objective: logit}}
 """
@@ -58,7 +59,7 @@ class Project:
         self._declare, self._model = declare, model
         self.worker = Worker()
         self.questions = {number: f"What about {number}?" for number in range(24)}
-        self.layout, self.k = "{by: topic}", 6
+        self.layout, self.k, self.held_out = "{by: topic}", 6, "[]"
 
     @property
     def distillation(self) -> Distillation:
@@ -66,7 +67,7 @@ class Project:
             f'{{"topic": "t{number % 3}", "id": {number}, "question": "{question}"}}\n'
             for number, question in self.questions.items()
         )
-        spec = SPEC.format(model=self._model, partition=self.layout, k=self.k)
+        spec = SPEC.format(model=self._model, partition=self.layout, k=self.k, held_out=self.held_out)
         return self._declare(spec, rows__jsonl=rows)
 
     def run(self) -> LogitsBuild:
@@ -226,3 +227,20 @@ def test_too_little_disk_is_said_before_anything_is_captured(project: Project, m
 
     assert project.worker.captured == []
     assert not project.shards()
+
+
+def test_a_held_out_partition_is_not_captured_and_costs_nothing_when_it_comes_back(project: Project) -> None:
+    project.held_out = "[t1]"
+    project.run()
+    build_dataset(project.distillation)
+    apart = project.worker.captured[:]
+    held_out = read_logits_index(project.distillation, "t1").frame
+
+    project.run()
+    project.held_out = "[]"
+    project.run()
+
+    assert held_out.is_empty()
+    assert dataset_logits_version(project.distillation, build_dataset(project.distillation).version) is not None
+    assert len(project.worker.captured) == len(apart) + 1
+    assert project.worker.captured[-1] == len(read_logits_index(project.distillation, "t1").frame) > 0

@@ -1,7 +1,7 @@
 """A distillation project to write sources into."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ def folder(tmp_path: Path) -> Path:
 def declare(folder: Path) -> Declare:
     """Declares a distillation: `declare(source={…}, prompt="…", …)`; `student_prompt` is the block of that name."""
 
-    def declare_it(student_prompt: dict[str, Any] | None = None, **prompts: Any) -> Distillation:
+    def declare_it(
+        student_prompt: dict[str, Any] | None = None, held_out: Sequence[str] = (), **prompts: Any
+    ) -> Distillation:
         root = folder.parent.parent
         prompts = {"source": {"jsonl": "*.jsonl"}, **prompts}
         if "messages" not in prompts:
@@ -35,6 +37,7 @@ def declare(folder: Path) -> Declare:
                 "prompts": prompts,
                 "teacher": {"provider": "transformers", "model": "tiny"},
                 "student_prompt": student_prompt or {},
+                "evaluation": {"held_out_partitions": list(held_out)},
             }
         )
         return Distillation(project=Project(root=root, home=root / ".distill"), name="faq", folder=folder, spec=spec)
