@@ -11,6 +11,13 @@ from distill_dagster.errors import EvaluationError
 from distill_dagster.evaluation.collect import asked_rows, evaluation_inputs, held_out_rows
 from distill_dagster.evaluation.declared_metrics import metric_sources
 from distill_dagster.evaluation.formatting import system_label
+from distill_dagster.evaluation.golden import (
+    gate_candidates,
+    golden_inputs,
+    golden_stored,
+    golden_versions,
+    require_current_golden,
+)
 from distill_dagster.evaluation.inputs import HeldOutInputs
 from distill_dagster.evaluation.metadata import metric_plot_markdown, summary_markdown
 from distill_dagster.evaluation.model import EvaluationReport, answering
@@ -47,7 +54,7 @@ from distill_dagster.teachers.store.leases import Leases
 from distill_dagster.teachers.store.responses import ResponseStore
 from distill_dagster.worker_process import Launch, run_job
 
-STAGE_NUMBER = 3
+STAGE_NUMBER = 4
 _ROW = ["prompt_id", "sample", "text"]
 _SHOWN = [*_ROW, "split", "model", "prediction"]
 
@@ -95,10 +102,13 @@ def asset_of(student: str) -> str:
 def evaluation_build_key(distillation: Distillation, student: str) -> str | None:
     """The build key of an evaluation; None while its student is not the current one.
 
-    It covers the versions of all students that are current, for the report shows them side by side.
+    It covers the versions of all students that are current, for the report shows them side by side, and with a gate
+    that of the golden set.
     """
     subjects = find_subjects(distillation, student)
-    return None if subjects is None else _key(distillation, subjects)
+    if subjects is None or not golden_stored(distillation):
+        return None
+    return _key(distillation, subjects)
 
 
 def evaluation_current(distillation: Distillation, student: str) -> bool:
@@ -125,16 +135,18 @@ def build_evaluation(
 
     Args:
         rebuild: measure again where there is one already; predictions that are stored are not made again.
-        run: which run pays for second answers of the teacher, e.g. a Dagster run id.
+        run: which run pays for the teacher's answers to golden rows and for second ones, e.g. a Dagster run id.
 
     Raises:
-        EvaluationError: the student is missing or older than its dataset, or the test split is empty.
+        EvaluationError: the student is missing or older than its dataset, the test split is empty, or there is a gate
+            and the golden set is not what its source has.
     """
     subjects = find_subjects(distillation, student)
     if subjects is None:
         raise EvaluationError(
             f"{distillation.name}: student {student!r} is not trained on the current dataset; materialise it first"
         )
+    require_current_golden(distillation)
     key = _key(distillation, subjects)
     builds = Builds(distillation.project.home)
     leases = Leases(ResponseStore(distillation.project.store_url).engine)
@@ -159,7 +171,9 @@ def _key(distillation: Distillation, subjects: Subjects) -> str:
         settings["metric_sources"] = sources
     if (again := second_sample_settings(distillation)) is not None:
         settings["second_sample"] = again
-    return build_key("evaluation", STAGE_NUMBER, subjects.versions, settings)
+    if candidates := gate_candidates(distillation):
+        settings["candidates"] = candidates
+    return build_key("evaluation", STAGE_NUMBER, subjects.versions | golden_versions(distillation), settings)
 
 
 def _adopt(distillation: Distillation, student: str, record: BuildRecord, *, evaluated: bool) -> EvaluationBuild:
@@ -171,7 +185,7 @@ def _adopt(distillation: Distillation, student: str, record: BuildRecord, *, eva
 def _evaluate(
     distillation: Distillation, subjects: Subjects, key: str, work: Path, launch: Launch, purse: Purse
 ) -> BuildRecord:
-    student, inputs = subjects.student.name, subjects.versions
+    student, inputs = subjects.student.name, subjects.versions | golden_versions(distillation)
     dataset = distillation.files.asset("dataset") / subjects.dataset
     test = pl.read_parquet(dataset / "test.parquet")
     if test.is_empty():
@@ -186,7 +200,8 @@ def _evaluate(
     if away is not None:
         apart = _predict(distillation, subjects, away, work / "held_out", launch)
         held_out = HeldOutInputs(away, apart.generated, apart.fidelity)
-    evaluation = evaluation_inputs(distillation, subjects, test, predicted, held_out)
+    golden = golden_inputs(distillation, subjects, work / "golden", launch, purse)
+    evaluation = evaluation_inputs(distillation, subjects, test, predicted, held_out, golden)
     aside = work / "report"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
@@ -201,7 +216,9 @@ def _evaluate(
             build_key=key,
             inputs=inputs,
             spec_hash=spec_hash(distillation.spec),
-            counts={"test_rows": len(test)} | ({"held_out_rows": len(away)} if away is not None else {}),
+            counts={"test_rows": len(test)}
+            | ({"held_out_rows": len(away)} if away is not None else {})
+            | ({"golden_rows": len(golden.rows)} if golden is not None else {}),
             details={
                 "metrics": distillation.spec.evaluation.metric_names,
                 "headlines": report.headlines,

@@ -10,7 +10,8 @@ import polars as pl
 from distill_dagster.dataset.build import dropped_rows
 from distill_dagster.dataset.files import HELD_OUT_FILE
 from distill_dagster.errors import EvaluationError
-from distill_dagster.evaluation.inputs import CaptureCost, EvaluationInputs, HeldOutInputs, TrainedStudent
+from distill_dagster.evaluation.golden import gate_candidates, golden_versions
+from distill_dagster.evaluation.inputs import CaptureCost, EvaluationInputs, GoldenInputs, HeldOutInputs, TrainedStudent
 from distill_dagster.evaluation.model import ModelNames, Versions
 from distill_dagster.evaluation.prediction_files import Predicted
 from distill_dagster.evaluation.score import base_origin
@@ -33,6 +34,7 @@ def evaluation_inputs(
     test: pl.DataFrame,
     predicted: Predicted,
     held_out: HeldOutInputs | None = None,
+    golden: GoldenInputs | None = None,
 ) -> EvaluationInputs:
     """All of it.
 
@@ -40,6 +42,7 @@ def evaluation_inputs(
         test: the dataset's test split.
         predicted: what the models did on it.
         held_out: what they did on held-out partitions, where there are any.
+        golden: what the gate is decided on, where there is one for this student.
 
     Raises:
         EvaluationError: there is no current dataset.
@@ -54,7 +57,12 @@ def evaluation_inputs(
         companions=tuple(_trained(distillation, other) for other in subjects.companions.values()),
         spec=spec,
         spec_hash=spec_hash(spec),
-        versions=Versions(dataset=subjects.dataset, student=trained.version, teacher=subjects.teacher),
+        versions=Versions(
+            dataset=subjects.dataset,
+            student=trained.version,
+            teacher=subjects.teacher,
+            golden_set=golden_versions(distillation).get("golden_set"),
+        ),
         models=ModelNames(
             teacher=spec.teacher.model,
             student=f"{distillation.name}/{trained.name}",
@@ -72,6 +80,8 @@ def evaluation_inputs(
         results=predicted.results,
         teacher_layers=_layers(distillation, base.prune),
         held_out=held_out,
+        golden=golden,
+        candidates=tuple(gate_candidates(distillation)),
         folder=distillation.folder,
         project_root=distillation.project.root,
         teacher_usd_per_1000_answers=None if spec.teacher.is_local else _usd_per_1000(distillation, dataset),

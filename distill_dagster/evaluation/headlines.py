@@ -13,8 +13,6 @@ from distill_dagster.evaluation.formatting import (
 )
 from distill_dagster.evaluation.model import Counts, Identity, Measure, System, companion_name
 from distill_dagster.evaluation.statistics import Estimate
-from distill_dagster.metrics import metric_label
-from distill_dagster.spec.evaluation import GateSpec
 
 _NAMES = {
     System.BASE: "its undistilled base",
@@ -87,15 +85,6 @@ def is_better(measure: Measure, difference: Estimate) -> bool | None:
     if difference.low > 0:
         return measure.higher_is_better
     return not measure.higher_is_better if difference.high < 0 else None
-
-
-def gate_statement(gate: GateSpec) -> str:
-    """The gate as declared, and why it has no verdict."""
-    return (
-        f"Declared: {metric_label(gate.metric)} may fall at most {gate.max_degradation:g} below the teacher’s. "
-        "Not decided: golden rows are kept out of training, but no model is measured on them yet, "
-        "so there is no verdict and nothing to release by."
-    )
 
 
 def _without_references(quality: Sequence[Measure]) -> str:

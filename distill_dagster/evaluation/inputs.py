@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from distill_dagster.evaluation.model import ModelNames, Versions
+from distill_dagster.golden.looks import Look
 from distill_dagster.jobs import ModelResult, TrainResult
 from distill_dagster.spec.distillation import DistillationSpec
 
@@ -55,6 +56,24 @@ class HeldOutInputs:
 
 
 @dataclass(frozen=True)
+class GoldenInputs:
+    """What a gate is decided on.
+
+    Attributes:
+        rows: DATASET columns of the verified golden rows, `slice` beside them; completion is the teacher's answer, null
+            where it refused or failed.
+        generated: answers of student and base (GENERATED columns and `model`).
+        unverified: golden rows that no person has checked, left out.
+        look: which look at these rows it is.
+    """
+
+    rows: pl.DataFrame
+    generated: pl.DataFrame
+    unverified: int
+    look: Look
+
+
+@dataclass(frozen=True)
 class EvaluationInputs:
     """All that an evaluation is made from.
 
@@ -75,6 +94,8 @@ class EvaluationInputs:
         teacher_layers: layers of the model a pruned base was cut from, where known.
         folder, project_root: where files that metrics name are looked up; None where no metric names one.
         held_out: None where no partition is held out.
+        golden: None where no gate is declared, or this student is no candidate.
+        candidates: names of the students among whom the gate's alpha is split.
         teacher_usd_per_1000_answers: what the provider charged, from its usage; None for a teacher on this machine.
     """
 
@@ -94,5 +115,7 @@ class EvaluationInputs:
     teacher_layers: int | None = None
     teacher_usd_per_1000_answers: float | None = None
     held_out: HeldOutInputs | None = None
+    golden: GoldenInputs | None = None
+    candidates: tuple[str, ...] = ()
     folder: Path | None = None
     project_root: Path | None = None

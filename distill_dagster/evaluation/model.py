@@ -57,11 +57,15 @@ class ReportModel(BaseModel):
 
 
 class Versions(ReportModel):
-    """Content hashes of what was evaluated; `teacher` is a local teacher's weights, None for a hosted one."""
+    """Content hashes of what was evaluated.
+
+    `teacher` is a local teacher's weights, None for a hosted one; `golden_set` is None where no gate is declared.
+    """
 
     dataset: str
     student: str
     teacher: str | None = None
+    golden_set: str | None = None
 
 
 class ModelNames(ReportModel):
@@ -178,24 +182,35 @@ class GateVerdict(ReportModel):
     """The gate as declared, and what the golden rows say.
 
     Attributes:
-        alpha_spent: of each bound at this look, for this candidate.
-        look: from 1, how often these golden rows were looked at for this student.
+        alpha_spent: of each bound at this look, for this candidate; None without a verdict.
+        look: from 1, how often these golden rows were looked at for this student; None where they were not.
+        candidates: students among whom alpha is split.
         golden_set: its version.
+        unverified: golden rows that no person has checked; they decide nothing.
+        status: None where the student is not a candidate, so that there is no verdict.
+        statement: the verdict and its reasons in words.
         decisions: of all rows together and, where asked, of each slice.
+        scores: mean of the metric by system, for the same rows as `decisions`.
     """
 
     metric: str
     max_degradation: float
     min_score: float | None
     alpha: float
-    alpha_spent: float
-    look: int
+    alpha_spent: float | None
+    look: int | None
     candidates: int
     golden_set: str
     unverified: int
-    status: Status
+    status: Status | None
     statement: str
     decisions: dict[str, Decision]
+    scores: dict[str, dict[str, float]] = {}
+
+    @property
+    def passed(self) -> bool:
+        """Whether the student may be released; inconclusive is not a pass."""
+        return self.status is Status.PASS
 
 
 class SeedFacts(ReportModel):

@@ -15,7 +15,9 @@ from distill_dagster.prompts.splits import Split
 from distill_dagster.spec.metrics import MACRO_F1
 
 KEY = ["prompt_id", "sample"]
-ROW_COLUMNS = [*KEY, "group_id", "partition", "text", "reference", "completion"]
+ROW_COLUMNS = [*KEY, "group_id", "partition", "slice", "text", "reference", "completion"]
+GOLDEN = "golden"
+"""What `split` is of golden rows, which are in no split of the dataset; they decide the gate and nothing else."""
 BASE_COLUMNS: dict[str, pl.DataType] = {
     "prompt_id": pl.String(),
     "sample": pl.Int32(),
@@ -23,6 +25,7 @@ BASE_COLUMNS: dict[str, pl.DataType] = {
     "group_id": pl.String(),
     "partition": pl.String(),
     "split": pl.String(),
+    "slice": pl.String(),
     "text": pl.String(),
     "reference": pl.String(),
     "prediction": pl.String(),
@@ -64,7 +67,7 @@ def build_predictions(
     metrics: Sequence[str],
     known: Mapping[str, Metric] = METRICS,
     labels: Sequence[str] = (),
-    split: Split = Split.TEST,
+    split: str = Split.TEST,
 ) -> pl.DataFrame:
     """Scores every answer; columns as in `logical_columns`, sorted by prompt_id, sample, model.
 
@@ -77,26 +80,27 @@ def build_predictions(
     answer that is missing or no label has an empty one, a target that is none has null, as have the count baselines.
 
     Args:
-        test: DATASET columns.
+        test: DATASET columns; of golden rows also `slice`.
         generated: GENERATED columns and `model`.
         fidelity: FIDELITY columns and `model`, or None with a hosted teacher.
         metrics: names in `known`, or macro_f1.
         known: metrics by name, as `open_metrics` gives them.
         labels: the declared ones; no other text is a label then.
-        split: which one the rows are of.
+        split: which one the rows are of, or `GOLDEN`.
 
     Raises:
         EvaluationError: the test split is empty, the student answered nothing, rows are not the test split's, or a
             user's metric or pattern failed.
     """
     _check(test, generated, fidelity)
+    test = test if "slice" in test.columns else test.with_columns(slice=pl.lit(None, dtype=pl.String))
     rows = test.select(ROW_COLUMNS)
     companions = sorted(model for model in set(generated["model"]) if companion_name(model))
     answering = (System.TEACHER_AGAIN, System.STUDENT, *companions, System.BASE)
     models = [model for model in answering if _has(generated, model)]
     models += [model for model in COUNT_BASELINES if _has(fidelity, model)]
     answered = pl.concat([_teacher(test), *(_answers(rows, generated, model) for model in models)])
-    joined = _with_fidelity(answered, fidelity).with_columns(split=pl.lit(split.value))
+    joined = _with_fidelity(answered, fidelity).with_columns(split=pl.lit(str(split)))
     scores = (column for name in metrics if name != MACRO_F1 for column in _scores(joined, known[name]))
     scored = joined.with_columns(*_health(joined), *scores, *(_labels(labels) if MACRO_F1 in metrics else ()))
     return scored.select(pl.col(name).cast(kind) for name, kind in _schema(metrics).items()).sort(*KEY, "model")

@@ -6,7 +6,7 @@ import math
 import polars as pl
 from pydantic import JsonValue
 
-from distill_dagster.evaluation.headlines import gate_statement, headlines
+from distill_dagster.evaluation.headlines import headlines
 from distill_dagster.evaluation.held_out import held_out_part, held_out_sentences
 from distill_dagster.evaluation.inputs import EvaluationInputs, TrainedStudent
 from distill_dagster.evaluation.model import (
@@ -14,7 +14,7 @@ from distill_dagster.evaluation.model import (
     Decoding,
     DroppedCount,
     EvaluationReport,
-    GateDeclaration,
+    GateVerdict,
     Identity,
     SampleRow,
     Samples,
@@ -24,10 +24,11 @@ from distill_dagster.evaluation.model import (
     TrainingFacts,
     companion,
 )
-from distill_dagster.evaluation.predictions import KEY, vs_reference, vs_teacher
+from distill_dagster.evaluation.predictions import GOLDEN, KEY, vs_reference, vs_teacher
 from distill_dagster.evaluation.shares import ceiling_sentences, retention, second_sample
 from distill_dagster.evaluation.statistics import DEFAULT_SEED
 from distill_dagster.evaluation.tables import Scored, fidelity_table, health_table, quality_table
+from distill_dagster.evaluation.verdict import no_candidate, reach_verdict
 from distill_dagster.jobs import TrainResult
 from distill_dagster.prompts.splits import Split
 from distill_dagster.spec.students import ONLY_FOR, BaseSpec, StudentSpec
@@ -46,19 +47,24 @@ def evaluate(inputs: EvaluationInputs, predictions: pl.DataFrame) -> EvaluationR
     primary = spec.primary_metric
     companions = tuple(companion(other.name) for other in inputs.companions)
     test = predictions.filter(pl.col("split") == Split.TEST.value)
+    measured = predictions.filter(pl.col("split") != GOLDEN)
+    gate = _gate(inputs, predictions.filter(pl.col("split") == GOLDEN))
     scored = Scored(test, spec.confidence, DEFAULT_SEED, companions)
     quality = quality_table(scored, spec.metrics)
     fidelity = fidelity_table(scored, spec.metrics)
     health = health_table(scored)
     identity, counts = _identity(inputs), _counts(inputs, test)
-    again, away = second_sample(scored, spec.metrics), held_out_part(scored, predictions, spec)
+    again, away = second_sample(scored, spec.metrics), held_out_part(scored, measured, spec)
     further = [
         *ceiling_sentences(again, fidelity, primary),
         *held_out_sentences(away, quality, fidelity, primary),
     ]
     return EvaluationReport(
         identity=identity,
-        headlines=headlines(identity, counts, primary, quality, fidelity, health, companions, further),
+        headlines=[
+            *([gate.statement] if gate else []),
+            *headlines(identity, counts, primary, quality, fidelity, health, companions, further),
+        ],
         counts=counts,
         primary_metric=primary,
         quality=quality,
@@ -68,7 +74,7 @@ def evaluate(inputs: EvaluationInputs, predictions: pl.DataFrame) -> EvaluationR
         second_sample=again,
         health=health,
         held_out=away,
-        gate=_gate(inputs),
+        gate=gate,
         students=[
             _student_facts(System.STUDENT, inputs.student),
             *(_student_facts(companion(other.name), other) for other in inputs.companions),
@@ -150,11 +156,14 @@ def _counts(inputs: EvaluationInputs, predictions: pl.DataFrame) -> Counts:
     )
 
 
-def _gate(inputs: EvaluationInputs) -> GateDeclaration | None:
+def _gate(inputs: EvaluationInputs, golden: pl.DataFrame) -> GateVerdict | None:
+    """The verdict on golden rows' predictions."""
     gate = inputs.spec.evaluation.gate
     if gate is None:
         return None
-    return GateDeclaration(metric=gate.metric, max_degradation=gate.max_degradation, statement=gate_statement(gate))
+    if inputs.golden is None:
+        return no_candidate(gate, inputs.student.name, inputs.candidates, str(inputs.versions.golden_set))
+    return reach_verdict(gate, golden, inputs.golden.look, len(inputs.candidates), inputs.golden.unverified)
 
 
 def _student_facts(system: str, student: TrainedStudent) -> StudentFacts:

@@ -10,7 +10,7 @@ from distill_dagster.evaluation.cost import answer_costs
 from distill_dagster.evaluation.declared_metrics import open_metrics
 from distill_dagster.evaluation.inputs import EvaluationInputs
 from distill_dagster.evaluation.model import EvaluationReport, System, companion
-from distill_dagster.evaluation.predictions import build_predictions
+from distill_dagster.evaluation.predictions import GOLDEN, build_predictions
 from distill_dagster.evaluation.report import Measurements, render_html
 from distill_dagster.evaluation.score import evaluate
 from distill_dagster.lineage.hashing import VERSION_HEX_CHARS, digest, frame_version
@@ -40,9 +40,12 @@ def write_evaluation(folder: Path, inputs: EvaluationInputs) -> EvaluationReport
         if (away := inputs.held_out) is not None:
             apart = (names, metrics, labels, Split.HELD_OUT)
             predictions.extend(build_predictions(away.rows, away.generated, away.fidelity, *apart))
+        if (golden := inputs.golden) is not None:
+            decided = (names, metrics, labels, GOLDEN)
+            predictions.extend(build_predictions(golden.rows, golden.generated, None, *decided))
     report = evaluate(inputs, predictions)
     measurements = _measurements(inputs)
-    page = render_html(report, predictions, measurements)
+    page = render_html(report, predictions.filter(pl.col("split") != GOLDEN), measurements)
     write_file(folder / PREDICTIONS_FILE, lambda aside: predictions.write_parquet(aside, compression="zstd"))
     write_json(folder / REPORT_JSON_FILE, json.loads(report.model_dump_json()))
     write_json(folder / MEASUREMENTS_FILE, measurements)

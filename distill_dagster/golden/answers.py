@@ -4,29 +4,34 @@ import dataclasses
 
 import polars as pl
 
+from distill_dagster.errors import DistillError
 from distill_dagster.project import Distillation
+from distill_dagster.teachers.answers.validity import check_answers, is_judged
 from distill_dagster.teachers.asking.obtaining import Purse, answers_to
-from distill_dagster.teachers.protocol import ResponseStatus
 from distill_dagster.teachers.providers import make_teacher
 from distill_dagster.worker_process import Launch, no_launch
 
-_SAID = (ResponseStatus.ANSWERED.value, ResponseStatus.TRUNCATED.value)
 
-
-def golden_answers(distillation: Distillation, golden: pl.DataFrame, launch: Launch) -> pl.DataFrame:
+def golden_answers(distillation: Distillation, golden: pl.DataFrame, launch: Launch, purse: Purse) -> pl.DataFrame:
     """prompt_id and completion of every golden row; null where the teacher refused or failed, which scores 0.
+
+    A declared label is written as it is declared, as it is in the dataset.
 
     Args:
         golden: GOLDEN columns.
         launch: starts the worker, for a local teacher.
+        purse: who pays a hosted one.
 
     Raises:
         DistillError: some rows could not be answered; everything that was is stored.
     """
     prompts = golden.select("prompt_id", "messages", sample=pl.lit(0, dtype=pl.Int32))
-    asked = answers_to(make_teacher(_at_once(distillation), launch), prompts, Purse(distillation))
-    said = pl.when(pl.col("status").is_in(_SAID)).then("completion")
-    return asked.select("prompt_id", completion=said)
+    try:
+        asked = answers_to(make_teacher(_at_once(distillation), launch), prompts, purse)
+    except DistillError as error:
+        raise type(error)(f"evaluation.gate: {error}") from error
+    checked = check_answers(asked, distillation.spec.teacher.labels, None)
+    return checked.select("prompt_id", completion=pl.when(is_judged()).then(pl.coalesce("label", "completion")))
 
 
 def answering_identity(distillation: Distillation) -> str:

@@ -28,7 +28,7 @@ class Look:
         number: from 1, among the looks of one student's name at golden rows that overlap with these.
         student: its name.
         student_version, golden_version: what was looked at.
-        rule: the gate as declared, as plain JSON values.
+        rule: what else decides the verdict, as plain JSON values: the gate, how answers are made and scored.
     """
 
     number: int
@@ -46,19 +46,36 @@ def take_look(
     Raises:
         StorageError: an entry of the ledger cannot be read.
     """
-    folder = distillation.files.asset(ASSET) / "looks"
     content = {
         "student": student,
         "student_version": student_version,
         "golden_version": golden_version,
         "rule": dict(rule),
     }
-    path = folder / f"{digest(content)[:_KEY_CHARS]}.json"
+    path = _folder(distillation) / f"{digest(content)[:_KEY_CHARS]}.json"
     if not path.exists():
-        before = [look for look in _known(folder) if look.student == student]
-        seen = sum(_overlap(distillation, look.golden_version, golden_version) for look in before)
-        write_json(path, content | {"number": seen + 1})
+        before = [look for look in _at(distillation, golden_version) if look.student == student]
+        write_json(path, content | {"number": len(before) + 1})
     return _read(path)
+
+
+def looked_at(distillation: Distillation, golden_version: str) -> set[str]:
+    """Names of the students for whom a look at any of these golden rows was ever taken, declared still or not.
+
+    Raises:
+        StorageError: an entry of the ledger cannot be read.
+    """
+    return {look.student for look in _at(distillation, golden_version)}
+
+
+def _at(distillation: Distillation, golden_version: str) -> list[Look]:
+    """The looks at golden rows that overlap with these."""
+    known = _known(_folder(distillation))
+    return [look for look in known if _overlap(distillation, look.golden_version, golden_version)]
+
+
+def _folder(distillation: Distillation) -> Path:
+    return distillation.files.asset(ASSET) / "looks"
 
 
 def _known(folder: Path) -> list[Look]:

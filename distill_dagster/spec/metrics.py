@@ -17,7 +17,7 @@ PARAMETERS = ("regex", "json_schema", "python")
 RESERVED_NAMES = frozenset(
     {
         *("forward_kl", "top1", "no_stop", "repetition_rate", "length_ratio", "tokens"),
-        *("design", "prompt_id", "sample", "model", "group_id", "partition", "split"),
+        *("design", "prompt_id", "sample", "model", "group_id", "partition", "split", "slice"),
         *("text", "reference", "prediction"),
         *("messages", "request_key", "status", "detail", "answer", "problem", "usable", "words", "cost"),
         *("input_tokens", "output_tokens", "cost_microusd"),
