@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from distill_dagster.evaluation.formatting import UNDEFINED, interval, quantity, system_label
+from distill_dagster.evaluation.gate_view import banner
 from distill_dagster.evaluation.headlines import is_better
 from distill_dagster.evaluation.model import EvaluationReport, Measure, System, answering, companion_name
 
@@ -18,21 +19,20 @@ _BAND = 0.66  # of a row's height, for its systems
 
 
 def summary_markdown(report: EvaluationReport) -> str:
-    """Headline sentences, then a table row per measure: every model, and the student's differences with intervals."""
+    """The verdict, headlines, then a table row per measure: every model, the student's differences with intervals."""
     systems = answering(report.companions)
     others = [System.BASE, *report.companions]
     header = ["measure", *(_lower_label(system) for system in systems)]
     header += [*(f"student − {_lower_label(other)}" for other in others), "n (groups)"]
     rule = ["---", *("--:" for _ in systems), *(":--" for _ in others), "--:"]
-    lines = [f"- {sentence}" for sentence in report.headlines]
+    lines = [f"**Release gate: {banner(report.gate).word.lower()}**", ""]
+    lines += [f"- {sentence}" for sentence in report.headlines]
     lines += ["", _line(header), f"|{'|'.join(rule)}|"]
     for measure in report.measured_quality:
         against = "vs reference" if report.needs_reference(measure.name) else ""
         lines.append(_row(measure, against, systems, others))
     lines += [_row(measure, "vs teacher", systems, others) for measure in report.fidelity]
     lines += [_row(measure, "", systems, others) for measure in report.health]
-    if report.gate:
-        lines += ["", report.gate.statement]
     return "\n".join(lines) + "\n"
 
 

@@ -8,6 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from distill_dagster.evaluation import formatting
 from distill_dagster.evaluation.cost import SECONDS, USD
 from distill_dagster.evaluation.cost_plot import find_trade, trade_plot
+from distill_dagster.evaluation.gate_view import banner, gate_facts, gate_plot, gate_rows
 from distill_dagster.evaluation.headlines import is_better
 from distill_dagster.evaluation.model import (
     COUNT_BASELINES,
@@ -33,15 +34,21 @@ def render_html(report: EvaluationReport, predictions: pl.DataFrame, measurement
 
     Args:
         report: the evaluation.
-        predictions: its predictions, for the texts shown side by side.
+        predictions: its predictions but for golden rows, for the texts shown side by side.
         measurements: as in measurements.json.
     """
     fidelity = {measure.name: measure for measure in report.fidelity}
     text_measures = [measure for measure in report.fidelity if measure.unit == "score"]
     samples, companions = report.samples, report.companions
+    decided = report.gate if report.gate and report.gate.decisions else None
     trade = find_trade(report, measurements["cost"])
     source = _template().render(
         report=report,
+        said=banner(report.gate),
+        gate_metric=metric_label(decided.metric) if decided else "",
+        gate_rows=gate_rows(decided) if decided else [],
+        gate_facts=gate_facts(decided) if decided else [],
+        gate_plot=gate_plot(decided) if decided else "",
         answering=answering(companions),
         student_pairs=[(System.STUDENT, other) for other in companions],
         facts=student_facts(report, measurements["training"], measurements["capture"]),

@@ -111,21 +111,26 @@ def _reason(status: Status, decisions: Mapping[str, Decision]) -> str:
     """Of all rows, or of the slices that stand in the way of a pass."""
     slices = len(decisions) - 1
     if not slices:
-        return plain_reason(decisions[OVERALL])
+        return _sentence(decisions[OVERALL])
     if status is Status.PASS:
         each = "Its only slice" if slices == 1 else f"Each of the {slices} slices"
-        return f"{plain_reason(decisions[OVERALL])} {each} passes too."
+        return f"{_sentence(decisions[OVERALL])} {each} passes too."
     named = [name for name, decision in decisions.items() if decision.status is status]
-    return " ".join(f"{_place(name)}: {plain_reason(decisions[name])}" for name in named)
+    return " ".join(f"{_place(name)}: {_unopened(decisions[name])}" for name in named)
 
 
 def _place(name: str) -> str:
     return "All rows together" if name == OVERALL else f"Slice “{name}”"
 
 
-def plain_reason(decision: Decision) -> str:
-    """The reason as a sentence of its own, without the status in front."""
+def _sentence(decision: Decision) -> str:
+    reason = _unopened(decision)
+    return reason[:1].upper() + reason[1:]
+
+
+def _unopened(decision: Decision) -> str:
+    """The reason without the status in front."""
     reason = decision.reason
     for opening in _OPENINGS:
         reason = reason.removeprefix(opening)
-    return reason[:1].upper() + reason[1:]
+    return reason

@@ -19,12 +19,17 @@ def evaluation_asset(distillation: Distillation, student: str, pool: str | None 
     @dg.asset(
         key=key,
         # all students, for the report shows them side by side: in one run they are trained before
-        deps=[*(asset_key(name, "student", other) for other in distillation.spec.students), asset_key(name, "dataset")],
+        deps=[
+            *(asset_key(name, "student", other) for other in distillation.spec.students),
+            asset_key(name, "dataset"),
+            *([asset_key(name, "golden_set")] if distillation.spec.evaluation.gate else []),
+        ],
         group_name=name,
         code_version=CODE_VERSION,
         pool=pool,
         kinds={"scipy", "html"},
-        description="Paired comparison of student, undistilled base, teacher and other students on the test split.",
+        description="Paired comparison of student, undistilled base, teacher and other students on the test split, and "
+        "the gate's verdict on the golden set.",
     )
     def evaluation(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         mark_step(context, pool)

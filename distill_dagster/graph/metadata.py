@@ -7,6 +7,7 @@ import polars as pl
 
 from distill_dagster.dataset.build import DatasetBuild
 from distill_dagster.evaluation.build import EvaluationBuild
+from distill_dagster.evaluation.gate_view import banner
 from distill_dagster.evaluation.model import System
 from distill_dagster.logits.build import LogitsBuild, LogitsPartition
 from distill_dagster.project import Distillation
@@ -151,6 +152,7 @@ def report_metadata(build: EvaluationBuild) -> Metadata:
         "report": dg.MetadataValue.path(build.report_path),
         "report link": dg.MetadataValue.url(build.report_path.as_uri()),
         "test rows": dg.MetadataValue.int(report.counts.test_rows),
+        "release gate": dg.MetadataValue.text(banner(report.gate).word.lower()),
     }
     for against, measures in (("reference", report.quality), ("teacher", report.fidelity)):
         for measure in measures:

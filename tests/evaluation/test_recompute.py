@@ -8,11 +8,11 @@ import polars as pl
 import pytest
 
 from distill_dagster.evaluation.inputs import EvaluationInputs
-from distill_dagster.evaluation.model import EvaluationReport, Measure
+from distill_dagster.evaluation.model import EvaluationReport, GateVerdict, Measure
 from distill_dagster.evaluation.statistics import Method
 from distill_dagster.evaluation.write import write_evaluation
 from tests.evaluation.conftest import make_spec
-from tests.evaluation.probed import asked_again, with_held_out
+from tests.evaluation.probed import asked_again, with_gate, with_held_out
 from tests.evaluation.recomputing import run, said, scripts, table
 
 MOST_LINES = 10
@@ -64,7 +64,7 @@ def classified(inputs: EvaluationInputs) -> EvaluationInputs:
 
 
 def test_the_scripts_are_short_and_stand_alone() -> None:
-    assert list(scripts()) == ["recompute", "intervals", "change", "macro_f1", "counts"]
+    assert list(scripts()) == ["recompute", "intervals", "change", "macro_f1", "golden", "counts"]
     for script in scripts().values():
         assert len([line for line in script.splitlines() if line.strip()]) <= MOST_LINES
         assert "distill_dagster" not in script
@@ -219,6 +219,26 @@ def test_macro_f1(tmp_path: Path, inputs: EvaluationInputs) -> None:
     quality = report.measure("quality", "macro_f1")
     assert quality is not None
     assert quality.systems["student"].n < report.counts.test_rows  # a reference that is no label is left out
+
+
+def test_the_gate(tmp_path: Path, inputs: EvaluationInputs) -> None:
+    report, predictions = written(tmp_path, with_gate(with_held_out(inputs), 0.1, unanswered=5, slices=True))
+    gate = report.gate
+    assert gate is not None
+
+    header, *rows = run(scripts()["golden"], predictions)
+
+    found = {row[0]: dict(zip(header[2:], map(float, row[2:]), strict=True)) for row in rows if row[1] == column(gate)}
+    assert set(found) == set(gate.decisions) == {"all rows", "short", "long"}
+    for name, decision in gate.decisions.items():
+        row = found[name]
+        assert {system: row[system] for system in gate.scores[name]} == pytest.approx(gate.scores[name], rel=EXACT)
+        assert row["difference"] == pytest.approx(decision.difference, rel=EXACT)
+        assert (row["n"], row["groups"]) == (decision.n, decision.n_clusters)
+
+
+def column(gate: GateVerdict) -> str:
+    return f"{gate.metric}_vs_reference"
 
 
 def test_counts(tmp_path: Path, side_by_side: EvaluationInputs) -> None:

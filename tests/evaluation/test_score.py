@@ -123,14 +123,6 @@ def test_dropped_rows_are_counted_by_split_and_reason(inputs: EvaluationInputs) 
     assert sum(counts.values()) == len(inputs.dropped)
 
 
-def test_the_gate_is_declared_but_not_decided(inputs: EvaluationInputs) -> None:
-    gate = report_of(inputs).gate
-
-    assert gate is not None
-    assert (gate.metric, gate.max_degradation, gate.status) == ("rouge_l", 0.05, "not_decided")
-    assert "Not decided" in gate.statement
-
-
 def test_worst_rows_are_the_largest_losses_and_the_fixed_sample_ignores_results(inputs: EvaluationInputs) -> None:
     predictions = build_predictions(inputs.test, inputs.generated, inputs.fidelity, ["rouge_l"])
     scores = predictions.pivot("model", index="prompt_id", values="rouge_l_vs_reference")

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from distill_dagster.errors import EvaluationError, StorageError
 from distill_dagster.evaluation.across.stored_report import StoredReport
+from distill_dagster.evaluation.predictions import GOLDEN
 from distill_dagster.evaluation.write import PREDICTIONS_FILE, REPORT_HTML_FILE, REPORT_JSON_FILE
 from distill_dagster.lineage.manifests import MANIFEST_FILE, read_manifest
 from distill_dagster.project import Distillation
@@ -48,16 +49,17 @@ class StoredEvaluation:
         return self.folder / REPORT_HTML_FILE
 
     def predictions(self) -> pl.DataFrame:
-        """Its rows.
+        """Its rows but for golden ones.
 
         Raises:
             StorageError: the file is missing or torn.
         """
         path = self.folder / PREDICTIONS_FILE
         try:
-            return pl.read_parquet(path)
+            rows = pl.read_parquet(path)
         except (OSError, pl.exceptions.PolarsError) as error:
             raise StorageError(f"{path}: cannot be read ({error}); materialise the evaluation again") from None
+        return rows.filter(pl.col("split") != GOLDEN) if "split" in rows.columns else rows
 
 
 def stored_evaluations(distillation: Distillation) -> list[StoredEvaluation]:

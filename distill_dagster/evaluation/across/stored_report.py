@@ -65,10 +65,11 @@ class StoredMeasure(_Stored):
 
 
 class StoredGate(_Stored):
-    """The acceptable loss as declared."""
+    """The acceptable loss as declared, and the verdict."""
 
     metric: str
     max_degradation: float
+    status: str | None = None
 
 
 class StoredReport(_Stored):

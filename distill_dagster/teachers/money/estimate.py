@@ -265,6 +265,8 @@ def _notes(distillation: Distillation, missing: Missing, read: InputTokens, requ
         yield "the expected cost has no prompt cache in it; where a long shared beginning is cached, less is paid"
     if isinstance(spec.select, BestOf) and spec.select.best.judge is not None:
         yield "the judge's verdicts are not in the cost, though they are paid from the same budget"
+    if distillation.spec.evaluation.gate is not None:
+        yield "the answers to golden rows (evaluation.gate) are not in the cost, though they are paid once"
     if (again := distillation.spec.evaluation.teacher_resample) is not False:
         prompts = "every test prompt" if again is True else f"{again:,} test prompts"
         yield f"the second answers to {prompts} (evaluation.teacher_resample) are not in the cost, though they are paid"
