@@ -7,6 +7,8 @@ import pytest
 
 from distill_dagster.evaluation.inputs import EvaluationInputs
 from distill_dagster.evaluation.model import EvaluationReport, GateVerdict
+from distill_dagster.evaluation.predictions import GOLDEN, build_predictions
+from distill_dagster.evaluation.verdict import reach_verdict
 from distill_dagster.evaluation.write import write_evaluation
 from tests.evaluation.probed import asked_again, with_gate, with_held_out
 
@@ -16,10 +18,13 @@ def _unplotted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("distill_dagster.evaluation.write.render_html", lambda *_: "")
 
 
-def verdict(folder: Path, inputs: EvaluationInputs) -> GateVerdict:
-    gate = write_evaluation(folder, inputs).gate
+def verdict(inputs: EvaluationInputs) -> GateVerdict:
+    """Of the golden rows alone; the rest of the report is not made."""
+    golden, gate = inputs.golden, inputs.spec.evaluation.gate
+    assert golden is not None
     assert gate is not None
-    return gate
+    predictions = build_predictions(golden.rows, golden.generated, None, ["rouge_l"], split=GOLDEN)
+    return reach_verdict(gate, predictions, golden.look, len(inputs.candidates), golden.unverified)
 
 
 @pytest.mark.parametrize(
@@ -47,38 +52,36 @@ def test_the_verdict_leads_the_report(
 
 
 @pytest.mark.parametrize(("look", "candidates", "spent"), [(1, 1, 0.025), (2, 1, 0.0125), (1, 4, 0.00625)])
-def test_looks_and_candidates_share_alpha(
-    tmp_path: Path, inputs: EvaluationInputs, look: int, candidates: int, spent: float
-) -> None:
+def test_looks_and_candidates_share_alpha(inputs: EvaluationInputs, look: int, candidates: int, spent: float) -> None:
     gated = with_gate(inputs, look=look, others=candidates - 1)
 
-    gate = verdict(tmp_path, gated)
+    gate = verdict(gated)
 
     assert (gate.alpha, gate.alpha_spent, gate.candidates) == (0.05, spent, candidates)
     assert gate.decisions["all rows"].alpha == spent
     assert (f"alpha is split among {candidates} candidates" in gate.statement) == (candidates > 1)
 
 
-def test_a_student_that_passes_first_does_not_pass_late(tmp_path: Path, inputs: EvaluationInputs) -> None:
-    first = verdict(tmp_path / "first", with_gate(inputs, 0.04))
-    late = verdict(tmp_path / "late", with_gate(inputs, 0.04, look=9))
+def test_a_student_that_passes_first_does_not_pass_late(inputs: EvaluationInputs) -> None:
+    first = verdict(with_gate(inputs, 0.04))
+    late = verdict(with_gate(inputs, 0.04, look=9))
 
     assert (first.status, late.status) == ("pass", "inconclusive")
 
 
-def test_a_row_without_an_answer_scores_0(tmp_path: Path, inputs: EvaluationInputs) -> None:
-    gate = verdict(tmp_path, with_gate(inputs, unanswered=71))
+def test_a_row_without_an_answer_scores_0(inputs: EvaluationInputs) -> None:
+    gate = verdict(with_gate(inputs, unanswered=71))
 
     assert gate.status == "fail"
     assert gate.decisions["all rows"].n == 142
     assert gate.scores["all rows"]["student"] < 0.6 * gate.scores["all rows"]["teacher"]
 
 
-def test_every_slice_has_to_pass_where_slices_are_asked_for(tmp_path: Path, inputs: EvaluationInputs) -> None:
+def test_every_slice_has_to_pass_where_slices_are_asked_for(inputs: EvaluationInputs) -> None:
     bad = {"student": 0.02, "unanswered": 20, "max_degradation": 0.25}
-    together = verdict(tmp_path / "together", with_gate(inputs, **bad))
-    apart = verdict(tmp_path / "apart", with_gate(inputs, slices=True, **bad))
-    good = verdict(tmp_path / "good", with_gate(inputs, slices=True, max_degradation=0.25))
+    together = verdict(with_gate(inputs, **bad))
+    apart = verdict(with_gate(inputs, slices=True, **bad))
+    good = verdict(with_gate(inputs, slices=True, max_degradation=0.25))
 
     assert (together.status, list(together.decisions)) == ("pass", ["all rows"])
     assert list(apart.decisions) == ["all rows", "long", "short"]
@@ -89,16 +92,16 @@ def test_every_slice_has_to_pass_where_slices_are_asked_for(tmp_path: Path, inpu
     assert "Each of the 2 slices passes too." in good.statement
 
 
-def test_a_floor_is_required_of_the_students_own_score(tmp_path: Path, inputs: EvaluationInputs) -> None:
-    reached = verdict(tmp_path / "reached", with_gate(inputs, min_score=0.5))
-    missed = verdict(tmp_path / "missed", with_gate(inputs, min_score=0.95))
+def test_a_floor_is_required_of_the_students_own_score(inputs: EvaluationInputs) -> None:
+    reached = verdict(with_gate(inputs, min_score=0.5))
+    missed = verdict(with_gate(inputs, min_score=0.95))
 
     assert (reached.status, missed.status) == ("pass", "fail")
     assert "where 0.950 is required" in missed.statement
 
 
-def test_a_base_that_would_pass_too_leaves_it_open(tmp_path: Path, inputs: EvaluationInputs) -> None:
-    gate = verdict(tmp_path, with_gate(inputs, max_degradation=0.95))
+def test_a_base_that_would_pass_too_leaves_it_open(inputs: EvaluationInputs) -> None:
+    gate = verdict(with_gate(inputs, max_degradation=0.95))
 
     assert gate.status == "inconclusive"
     assert "so would the undistilled base" in gate.statement
@@ -106,7 +109,8 @@ def test_a_base_that_would_pass_too_leaves_it_open(tmp_path: Path, inputs: Evalu
 
 
 def test_who_is_no_candidate_has_no_verdict(tmp_path: Path, side_by_side: EvaluationInputs) -> None:
-    gate = verdict(tmp_path, with_gate(side_by_side, candidates=["soft"]))
+    gate = write_evaluation(tmp_path, with_gate(side_by_side, candidates=["soft"])).gate
+    assert gate is not None
 
     assert (gate.status, gate.look, gate.alpha_spent, gate.decisions) == (None, None, None, {})
     assert gate.passed is False
