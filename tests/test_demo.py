@@ -7,17 +7,38 @@ import subprocess
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
+
+from distill_dagster.dataset.curate import golden_leakage
+from distill_dagster.golden.build import build_golden_set
+from distill_dagster.project import Distillation, Project
+from distill_dagster.prompts.build import build_prompts
+from distill_dagster.spec.loading import load_spec
 
 REPOSITORY = Path(__file__).parent.parent
 FEW = """
 
-_all = rows
+_all = _exchanges
 
 
-def rows():
+def _exchanges():
     return (row for row in _all() if row["topic"] in ("food", "sports", "money"))
 """
+
+
+def test_the_golden_set_is_held_aside(tmp_path: Path) -> None:
+    pytest.importorskip("chatterbot_corpus")
+    folder = REPOSITORY / "assets" / "faq"
+    project = Project(REPOSITORY, tmp_path)
+    distillation = Distillation(project, "faq", folder, load_spec(folder / "defs.yaml"))
+
+    golden = build_golden_set(distillation).frame
+    prompts = pl.concat(made.frame for made in build_prompts(distillation, reuse=False).partitions.values())
+
+    assert 40 <= len(golden) <= 60
+    assert golden["verified"].all()
+    assert golden_leakage(prompts, golden, distillation.spec.curation.near_duplicate_threshold).is_empty()
 
 
 @pytest.mark.demo
@@ -51,4 +72,5 @@ def test_the_demo_with_few_prompts(tmp_path: Path) -> None:
     )
     assert difference["high"] < 0, "eight steps of training bring the student closer to its teacher than its base is"
     assert report["identity"]["base_label"].startswith("teacher cut to 16 of 30 layers")
+    assert report["gate"]["status"] in ("pass", "fail", "inconclusive")
     assert report["parameters"]["student"] < report["parameters"]["teacher"]
