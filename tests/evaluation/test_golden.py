@@ -23,11 +23,11 @@ from tests.tiny import make_tiny_model
 
 SAID = "Open the settings and press reset."  # what the tiny teacher says to whatever it was not taught
 THINGS = ["apples", "rivers", "trains", "clouds", "bread", "music", "chess", "snow", "paper", "tea", "glass", "wool"]
-GATE = {"metric": "exact_match", "max_degradation": 0.5}
+GATE = {"metric": "exact_match", "max_degradation": 0.35}
 
 
 class GatedBench(Bench):
-    """A student with its teacher's weights, one that learnt nothing, and an untrained base; twelve golden rows."""
+    """A student with its teacher's weights, one that learnt nothing, and an untrained base; golden rows for each of THINGS."""
 
     def __init__(self, root: Path, teacher: Path, poor: Path, untrained: Path) -> None:
         self.untrained = untrained
@@ -106,14 +106,14 @@ def test_the_verdict_of_a_good_student_and_of_a_poor_one(bench: GatedBench) -> N
     assert (good.status, poor.status) == ("pass", "fail")
     assert good.scores["all rows"] == {"base": 0.0, "student": 1.0, "teacher": 1.0}
     assert (good.look, poor.look, good.candidates, good.alpha_spent) == (1, 1, 2, 0.0125)
-    assert (good.decisions["all rows"].n, good.unverified) == (12, 1)
+    assert (good.decisions["all rows"].n, good.unverified) == (24, 1)
     page = build.report_path.read_text(encoding="utf-8")
     assert '<section class="gate pass"' in page
     assert build.markdown().startswith("**Release gate: pass**\n\n- Passed on exact match.")
     manifest = read_manifest(build.folder)
     assert manifest["inputs"]["golden_set"] == good.golden_set == build.report().identity.versions.golden_set
     assert {"golden_teacher", "dataset", "student", "base", "teacher"} <= set(manifest["inputs"])
-    assert manifest["counts"] == {"test_rows": 3, "golden_rows": 12}
+    assert manifest["counts"] == {"test_rows": 3, "golden_rows": 24}
 
 
 def test_golden_rows_stay_apart_from_the_test_split(bench: GatedBench) -> None:
@@ -121,7 +121,7 @@ def test_golden_rows_stay_apart_from_the_test_split(bench: GatedBench) -> None:
 
     rows = pl.read_parquet(build.folder / "predictions.parquet")
     golden, test = rows.filter(split="golden"), rows.filter(split="test")
-    assert golden["prompt_id"].n_unique() == 12
+    assert golden["prompt_id"].n_unique() == 24
     assert set(golden["slice"]) == {"goods"}
     assert set(golden.filter(model="teacher")["prediction"]) == {SAID}
     assert not set(golden["prompt_id"]) & set(test["prompt_id"])
@@ -163,7 +163,7 @@ def test_more_rows_are_another_look_at_which_only_they_are_answered(bench: Gated
     asked = len(bench.jobs)
     more = bench.verdict("first")
 
-    assert (more.look, more.decisions["all rows"].n) == (2, 14)
+    assert (more.look, more.decisions["all rows"].n) == (2, 26)
     assert more.golden_set != first.golden_set
     teacher = bench.jobs[asked]
     assert teacher.kind == "generate"

@@ -12,6 +12,7 @@ import pytest
 from distill_dagster.evaluation.inputs import EvaluationInputs, TrainedStudent
 from distill_dagster.evaluation.model import EvaluationReport
 from distill_dagster.evaluation.write import evaluation_version, write_evaluation
+from tests.evaluation.probed import with_gate
 
 FILES = {"report.html", "report.json", "predictions.parquet", "measurements.json"}
 
@@ -95,12 +96,10 @@ def test_equal_inputs_give_equal_files_but_for_timings(tmp_path: Path, inputs: E
 
 
 def test_another_answer_or_another_gate_is_another_version(tmp_path: Path, inputs: EvaluationInputs) -> None:
-    evaluation = inputs.spec.evaluation
-    ungated = inputs.spec.model_copy(update={"evaluation": evaluation.model_copy(update={"gate": None})})
     others = {
         "same": inputs,
         "answer": dataclasses.replace(inputs, generated=inputs.generated.with_columns(prediction=pl.lit("other"))),
-        "gate": dataclasses.replace(inputs, spec=ungated),
+        "gate": with_gate(inputs),
     }
     for name, other in others.items():
         write_evaluation(tmp_path / name, other)

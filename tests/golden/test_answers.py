@@ -63,7 +63,7 @@ def test_the_budget_stops_them_and_the_key_is_named(ask: Ask, claude: AnthropicS
 
 def test_the_identity_follows_the_teacher_and_not_how_it_is_reached(declare: Callable[..., Distillation]) -> None:
     declared = [declare(ATTRIBUTES.format(teacher=more)) for more in ("transport: batches", "transport: messages")]
-    other = declare(ATTRIBUTES.format(teacher="temperature: 0.5"))
+    other = declare(ATTRIBUTES.replace("max_tokens: 50", "max_tokens: 60").format(teacher="transport: auto"))
 
     assert len({answering_identity(one) for one in declared}) == 1
     assert answering_identity(other) != answering_identity(declared[0])

@@ -22,7 +22,8 @@ attributes:
 def load(tmp_path: Path, metrics: str, gate: str = "") -> EvaluationSpec:
     path = tmp_path / "defs.yaml"
     text = DECLARATION.replace("METRICS", metrics)
-    path.write_text(f"{text}    gate: {{metric: {gate}, max_degradation: 0.1}}\n" if gate else text, encoding="utf-8")
+    gated = f"    gate: {{metric: {gate}, max_degradation: 0.1}}\n  golden_set: {{jsonl: golden.jsonl}}\n"
+    path.write_text(text + gated if gate else text, encoding="utf-8")
     return load_spec(path).evaluation
 
 
