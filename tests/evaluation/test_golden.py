@@ -23,11 +23,12 @@ from tests.tiny import make_tiny_model
 
 SAID = "Open the settings and press reset."  # what the tiny teacher says to whatever it was not taught
 THINGS = ["apples", "rivers", "trains", "clouds", "bread", "music", "chess", "snow", "paper", "tea", "glass", "wool"]
+THINGS += ["maps", "bells", "ships", "birds", "honey", "sand", "lamps", "ropes", "wheat", "coal", "ink", "stairs"]
 GATE = {"metric": "exact_match", "max_degradation": 0.35}
 
 
 class GatedBench(Bench):
-    """A student with its teacher's weights, one that learnt nothing, and an untrained base; golden rows for each of THINGS."""
+    """A student with its teacher's weights, one that learnt nothing, an untrained base; a golden row for each thing."""
 
     def __init__(self, root: Path, teacher: Path, poor: Path, untrained: Path) -> None:
         self.untrained = untrained
