@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import brentq
 from scipy.special import betaincinv, ndtri
-from scipy.stats import binomtest
 
 from distill_dagster.evaluation.statistics import Floats
 
@@ -59,6 +58,8 @@ def proportion_bounds(successes: int, n: int, alpha: float) -> tuple[float, floa
 
 def mcnemar_exact(b: int, c: int) -> float | None:
     """Two-sided exact binomial p-value of equal proportions; None where no row disagrees."""
+    from scipy.stats import binomtest  # slow to import, and reports are read wherever assets are loaded
+
     return None if b + c == 0 else float(binomtest(b, b + c, 0.5).pvalue)
 
 

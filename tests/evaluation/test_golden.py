@@ -110,7 +110,7 @@ def test_the_verdict_of_a_good_student_and_of_a_poor_one(bench: GatedBench) -> N
     assert (good.decisions["all rows"].n, good.unverified) == (24, 1)
     page = build.report_path.read_text(encoding="utf-8")
     assert '<section class="gate pass"' in page
-    assert build.markdown().startswith("**Release gate: pass**\n\n- Passed on exact match.")
+    assert build.markdown().startswith("**Release gate: pass**\n\n- Passed on Exact match.")
     manifest = read_manifest(build.folder)
     assert manifest["inputs"]["golden_set"] == good.golden_set == build.report().identity.versions.golden_set
     assert {"golden_teacher", "dataset", "student", "base", "teacher"} <= set(manifest["inputs"])
