@@ -13,6 +13,8 @@ from distill_dagster.logits.declared import capture_identity, needs_logits
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.build import PromptBuild, build_prompts
 from distill_dagster.prompts.store import prompts_version
+from distill_dagster.releases.build import release_due
+from distill_dagster.releases.candidate import gated_students
 from distill_dagster.students.build import student_current
 from distill_dagster.teachers.outputs import outputs_current
 from distill_dagster.teachers.protocol import Teacher, TeacherIdentity
@@ -28,6 +30,7 @@ class Asset(StrEnum):
     DATASET = "dataset"
     STUDENT = "student"
     EVALUATION = "evaluation"
+    RELEASE = "release"
 
 
 ORDER = tuple(Asset)
@@ -155,7 +158,7 @@ def _plan_logits(distillation: Distillation, partitions: Sequence[str], outputs:
 
 
 def plan_rest(distillation: Distillation, identity: TeacherIdentity, students: Sequence[str]) -> list[Step]:
-    """What golden set, dataset, students and evaluations need, once the partitioned assets are done."""
+    """What golden set, dataset, students, evaluations and releases need, once the partitioned assets are done."""
     golden_due = not golden_current(distillation)
     steps = [Step(Asset.GOLDEN_SET, None, "its source changed")] if golden_due else []
     dataset_due = golden_due or not dataset_current(distillation, lambda p: outputs_current(distillation, p, identity))
@@ -169,7 +172,21 @@ def plan_rest(distillation: Distillation, identity: TeacherIdentity, students: S
         if due or not evaluation_current(distillation, name):
             why = "a student may change" if due else "not evaluated yet with these settings"
             steps.append(Step(Asset.EVALUATION, name, why))
-    return steps
+    return [*steps, *_plan_releases(distillation, students, steps)]
+
+
+def _plan_releases(distillation: Distillation, students: Sequence[str], steps: Sequence[Step]) -> list[Step]:
+    """Releases that a new verdict may change, or that the present one allows and that are not made yet."""
+    judged_anew = {step.name for step in steps if step.asset is Asset.EVALUATION}
+    due = []
+    for name in gated_students(distillation):
+        if name not in students:
+            continue
+        if name in judged_anew:
+            due.append(Step(Asset.RELEASE, name, "its verdict may change"))
+        elif release_due(distillation, name):
+            due.append(Step(Asset.RELEASE, name, "its verdict allows it"))
+    return due
 
 
 def is_anything_due(distillation: Distillation, teacher: Teacher, request: Request) -> bool:
