@@ -9,7 +9,7 @@ from distill_dagster.commands.run import WITHHELD
 from distill_dagster.errors import ReleaseWithheldError
 from distill_dagster.project import Distillation
 from distill_dagster.releases.admission import admit
-from distill_dagster.releases.build import read_release, release_due
+from distill_dagster.releases.build import read_release
 from distill_dagster.releases.candidate import read_candidate
 from distill_dagster.releases.overrides import record_override
 
@@ -34,11 +34,10 @@ def release_student(distillation: Distillation, student: str, override: str | No
         return WITHHELD
     if admission.override is not None:
         console.print(f"{distillation.name}/{student}: {admission.override.sentence}", style="bold red")
-    if release_due(distillation, student):
-        failure = _release(distillation, student)
-        if failure is not None:
-            console.print(f"error: {failure}", style="red")
-            return 1
+    failure = _release(distillation, student)
+    if failure is not None:
+        console.print(f"error: {failure}", style="red")
+        return 1
     released = read_release(distillation, student)
     if released is not None:
         console.print(f"{distillation.name}/{student}: released is {distillation.files.root / released.folder}")

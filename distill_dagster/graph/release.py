@@ -92,7 +92,7 @@ def release_metadata(build: ReleaseBuild) -> Metadata:
     """Which version is released, by what verdict, and where everything lies."""
     release = build.release
     metadata: Metadata = {
-        "verdict": dg.MetadataValue.text(release.verdict.status.value),
+        "verdict": dg.MetadataValue.text(str(release.verdict.status)),
         "statement": dg.MetadataValue.text(release.verdict.statement),
         "checkpoint": dg.MetadataValue.path(build.folder),
         "pointer": dg.MetadataValue.path(build.path),
@@ -130,10 +130,9 @@ def _gate_check(distillation: Distillation, student: str) -> dg.AssetChecksDefin
 def _verdict_metadata(candidate: Candidate, override: Override | None) -> Metadata:
     verdict, page = candidate.verdict, candidate.report_folder / REPORT_HTML_FILE
     metadata: Metadata = {
-        "verdict": dg.MetadataValue.text(verdict.status.value),
+        "verdict": dg.MetadataValue.text(candidate.status.value),
         "statement": dg.MetadataValue.text(verdict.statement),
         "margin": dg.MetadataValue.float(verdict.max_degradation),
-        "look": dg.MetadataValue.int(verdict.look),
         "report link": dg.MetadataValue.url(page.as_uri()),
         "student version": dg.MetadataValue.text(candidate.version),
         "golden set version": dg.MetadataValue.text(verdict.golden_set),

@@ -17,6 +17,7 @@ from distill_dagster.graph.release import gate_checks, gate_key, is_verdict
 from distill_dagster.plan import Asset, Request, Step, partitioned_kinds, plan_partitioned, plan_rest
 from distill_dagster.project import Distillation
 from distill_dagster.releases.admission import withheld
+from distill_dagster.releases.build import read_release
 from distill_dagster.teachers.outputs import make_teacher, outputs_current, remove_partitions
 from distill_dagster.teachers.protocol import TeacherIdentity
 from distill_dagster.worker_process import no_launch
@@ -89,7 +90,7 @@ class Runner:
             steps = plan_rest(self._distillation, identity, students)
             self._run_rest([step for step in steps if request.wants(step.asset)], outcome)
             if outcome.failure is None and request.wants(Asset.RELEASE):
-                self._note_withheld(students, outcome)
+                self._note_releases(students, outcome)
         return outcome
 
     def release(self, student: str) -> str | None:
@@ -134,11 +135,15 @@ class Runner:
         if outcome.failure is None:
             outcome.done += names
 
-    def _note_withheld(self, students: Sequence[str], outcome: Outcome) -> None:
-        """Takes releases that were planned and not made out of what is done, and says why."""
+    def _note_releases(self, students: Sequence[str], outcome: Outcome) -> None:
+        """Takes releases that were planned and not made out of what is done, and says which are made by an override."""
         outcome.withheld = {name: str(error) for name, error in withheld(self._distillation, students).items()}
         missed = {_named(Asset.RELEASE, name) for name in outcome.withheld}
         outcome.done = [name for name in outcome.done if name not in missed]
+        for student in students:
+            made = read_release(self._distillation, student)
+            if _named(Asset.RELEASE, student) in outcome.done and made is not None and made.override is not None:
+                self._say(f"release {student}: {made.override.sentence}")
 
     def _execute(
         self,

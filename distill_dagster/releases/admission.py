@@ -38,7 +38,7 @@ def admit(distillation: Distillation, student: str) -> Admission:
         return Admission(candidate, None)
     override = find_override(distillation, candidate)
     if override is None:
-        raise ReleaseWithheldError(refusal(distillation, candidate), Reason(candidate.verdict.status.value))
+        raise ReleaseWithheldError(refusal(distillation, candidate), Reason(candidate.status.value))
     return Admission(candidate, override)
 
 
@@ -61,7 +61,7 @@ def withheld(distillation: Distillation, students: Sequence[str]) -> dict[str, R
 def refusal(distillation: Distillation, candidate: Candidate) -> str:
     """Why the verdict withholds a release, and what can be done."""
     name, student = distillation.name, candidate.student
-    advice = _ADVICE[candidate.verdict.status].format(report=candidate.report_folder / REPORT_HTML_FILE)
+    advice = _ADVICE[candidate.status].format(report=candidate.report_folder / REPORT_HTML_FILE)
     return (
         f"the release of {name}/{student} is withheld: {candidate.verdict.statement} {advice}; to release it all the "
         f'same: distill release {name} {student} --override "why"'

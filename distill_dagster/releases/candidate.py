@@ -28,6 +28,7 @@ class Candidate:
 
     Attributes:
         evaluated: versions of what the evaluation measured.
+        verdict, status: what the gate said, in full and in a word.
         folder: of the checkpoint.
         report_folder: of the evaluation.
     """
@@ -39,11 +40,12 @@ class Candidate:
     report_folder: Path
     evaluated: Versions
     verdict: GateVerdict
+    status: Status
 
     @property
     def passed(self) -> bool:
-        """Whether the verdict is a pass."""
-        return self.verdict.status is Status.PASS
+        """Whether the student may be released; inconclusive is not a pass."""
+        return self.status is Status.PASS
 
 
 class _Identity(BaseModel):
@@ -97,6 +99,7 @@ def read_candidate(distillation: Distillation, student: str) -> Candidate:
         report_folder=report_folder,
         evaluated=judged.identity.versions,
         verdict=judged.gate,
+        status=Status(judged.gate.status),
     )
 
 
@@ -122,10 +125,12 @@ def _judged(distillation: Distillation, student: str, folder: Path) -> _Judged:
             f"and `distill run {distillation.name}` makes it again"
         )
     try:
-        return _Judged.model_validate_json((folder / REPORT_JSON_FILE).read_text(encoding="utf-8"))
+        judged = _Judged.model_validate_json((folder / REPORT_JSON_FILE).read_text(encoding="utf-8"))
     except ValidationError:
-        why = "its evaluation has no verdict of the gate"
-        raise _withheld(distillation, student, Reason.NO_VERDICT, why) from None
+        judged = None
+    if judged is None or judged.gate.status not in tuple(Status):
+        raise _withheld(distillation, student, Reason.NO_VERDICT, "its evaluation has no verdict of the gate")
+    return judged
 
 
 def _stale(distillation: Distillation, judged: _Judged, measured: dict[str, Any], version: str) -> str | None:
@@ -141,18 +146,19 @@ def _stale(distillation: Distillation, judged: _Judged, measured: dict[str, Any]
 
 def _other_rule(distillation: Distillation, gate: GateSpec, verdict: GateVerdict) -> str | None:
     """Which part of the rule is declared otherwise than when the verdict was reached, or None."""
-    candidates = len(gated_students(distillation))
     compared: dict[str, tuple[object, object]] = {
         "metric": (verdict.metric, gate.metric),
         "max_degradation": (verdict.max_degradation, gate.max_degradation),
         "min_score": (verdict.min_score, gate.min_score),
         "slices": (set(verdict.decisions) != {OVERALL}, gate.slices),
         "alpha": (verdict.alpha, gate.alpha),
-        "number of candidates": (verdict.candidates, candidates),
     }
     for name, (then, now) in compared.items():
         if then != now:
             return f"its verdict was reached under another rule ({name} {then}; declared now: {now})"
+    candidates = len(gated_students(distillation))
+    if verdict.candidates < candidates:  # more than are declared now have had their share of alpha all the same
+        return f"alpha was split among {verdict.candidates} candidates, and {candidates} are declared now"
     return None
 
 

@@ -47,7 +47,7 @@ def record_override(distillation: Distillation, candidate: Candidate, reason: st
         student=candidate.student,
         student_version=candidate.version,
         evaluation_version=candidate.evaluation_version,
-        verdict=candidate.verdict.status,
+        verdict=candidate.status,
         statement=candidate.verdict.statement,
         reason=reason.strip(),
         by=_user(),
