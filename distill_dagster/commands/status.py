@@ -119,9 +119,9 @@ def print_status(status: Status, *, as_json: bool) -> None:
     by, at}, `folder` is relative to the distillation's under DISTILL_HOME and times are UTC. The state `withheld` is
     that of a release whose gate keeps the student's current version back; `released` is then an earlier one.
 
-    `spending` is null for a local teacher, else {spent_microusd, reserved_microusd, budget_microusd, runs: [{run, requests, cost_microusd}], batches: [{id,
-    provider_id, state, requests, age_s}]}: the last runs that spent anything, newest first, and the provider batches
-    under way.
+    `spending` is null for a local teacher, else {spent_microusd, reserved_microusd, budget_microusd, runs: [{run,
+    requests, cost_microusd}], batches: [{id, provider_id, state, requests, age_s}]}: the last runs that spent anything,
+    newest first, and the provider batches under way.
     """
     console = Console(highlight=False)
     if as_json:
