@@ -155,4 +155,4 @@ def _as_withheld() -> Iterator[None]:
     try:
         yield
     except ReleaseWithheldError as error:
-        raise dg.Failure(str(error), metadata={WITHHELD: error.reason}, allow_retries=False) from None
+        raise dg.Failure(str(error), metadata={WITHHELD: str(error.reason)}, allow_retries=False) from None

@@ -1,6 +1,8 @@
 """`release/<student>` in Dagster and in `distill run`: guarded by a blocking check, and by its own second reading."""
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -31,12 +33,22 @@ def instance(declare: Declare) -> Iterator[dg.DagsterInstance]:
         yield made
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the first test's answers and dataset are kept for the others."""
+    return tmp_path_factory.mktemp("kept") / "home"
+
+
 @pytest.fixture
-def trained(declare: Declare, claude: AnthropicServer, instance: dg.DagsterInstance) -> Distillation:
+def trained(declare: Declare, claude: AnthropicServer, instance: dg.DagsterInstance, kept: Path) -> Distillation:
     """A distillation with everything up to a trained student."""
     distillation = declared(declare)
-    outcome = Runner(distillation, instance, lambda text: None).run(Request(until=Asset.DATASET))
-    assert outcome.failure is None
+    if kept.exists():
+        shutil.copytree(kept, distillation.project.home, dirs_exist_ok=True)
+    else:
+        outcome = Runner(distillation, instance, lambda text: None).run(Request(until=Asset.DATASET))
+        assert outcome.failure is None
+        shutil.copytree(distillation.project.home, kept)
     train(distillation)
     return distillation
 
