@@ -13,8 +13,6 @@ from distill_dagster.logits.declared import capture_identity, needs_logits
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.build import PromptBuild, build_prompts
 from distill_dagster.prompts.store import prompts_version
-from distill_dagster.releases.build import release_due
-from distill_dagster.releases.candidate import gated_students
 from distill_dagster.students.build import student_current
 from distill_dagster.teachers.outputs import outputs_current
 from distill_dagster.teachers.protocol import Teacher, TeacherIdentity
@@ -177,6 +175,11 @@ def plan_rest(distillation: Distillation, identity: TeacherIdentity, students: S
 
 def _plan_releases(distillation: Distillation, students: Sequence[str], steps: Sequence[Step]) -> list[Step]:
     """Releases that a new verdict may change, or that the present one allows and that are not made yet."""
+    if distillation.spec.evaluation.gate is None:
+        return []
+    from distill_dagster.releases.build import release_due  # loads SciPy, for those who have a gate only
+    from distill_dagster.releases.candidate import gated_students
+
     judged_anew = {step.name for step in steps if step.asset is Asset.EVALUATION}
     due = []
     for name in gated_students(distillation):

@@ -15,7 +15,6 @@ from distill_dagster.commands.terminal import shown_progress
 from distill_dagster.plan import Asset, Request, is_anything_due
 from distill_dagster.progress import hearing
 from distill_dagster.project import Distillation
-from distill_dagster.releases.admission import withheld
 from distill_dagster.teachers.outputs import make_teacher
 from distill_dagster.worker_process import no_launch
 
@@ -70,8 +69,10 @@ def _run(distillation: Distillation, request: Request, console: Console, started
 
 
 def _withheld(distillation: Distillation, request: Request) -> dict[str, str]:
-    if not request.wants(Asset.RELEASE):
+    if not request.wants(Asset.RELEASE) or distillation.spec.evaluation.gate is None:
         return {}
+    from distill_dagster.releases.admission import withheld  # loads SciPy, for those who have a gate only
+
     found = withheld(distillation, request.student_names(distillation))
     return {name: str(error) for name, error in found.items()}
 
