@@ -7,10 +7,11 @@ PYTHON ?= python3
 setup:
 	@PYTHON=$(PYTHON) tools/setup
 
-# The main job on real input: set-up, a real teacher, a trained student, a report.
+# The main job on real input: set-up, a real teacher, a trained student, a report. Exit 3 is a verdict: a release is
+# withheld, and everything else is made.
 demo: setup
 	@$(BIN)/python assets/faq/get_model.py
-	@$(BIN)/distill run faq
+	@$(BIN)/distill run faq || [ $$? -eq 3 ]
 	@$(BIN)/distill report faq
 
 test: setup

@@ -63,8 +63,8 @@ def new(ctx: click.Context, name: str) -> None:
 @click.option("--student", "students", multiple=True, metavar="S", help="Only this student.")
 @click.option(
     "--until",
-    type=click.Choice(["prompts", "teacher_outputs", "golden_set", "dataset", "student", "evaluation"]),
-    default="evaluation",
+    type=click.Choice(["prompts", "teacher_outputs", "golden_set", "dataset", "student", "evaluation", "release"]),
+    default="release",
     help="The last kind of asset to make.",
 )
 @click.option(
@@ -74,12 +74,30 @@ def new(ctx: click.Context, name: str) -> None:
 def run(
     ctx: click.Context, name: str, partitions: Sequence[str], students: Sequence[str], until: str, no_wait: bool
 ) -> None:
-    """Make what changed, and nothing else, in this process."""
+    """Make what changed, and nothing else, in this process.
+
+    Exit code: 0 done, 1 failed, 3 done but for releases that the gate withholds.
+    """
     from distill_dagster.commands.run import run_distillation
     from distill_dagster.plan import Asset, Request
 
     request = Request(partitions or None, students or None, Asset(until))
     sys.exit(run_distillation(_distillation(ctx, name), request, wait=not no_wait))
+
+
+@main.command()
+@click.argument("name")
+@click.argument("student")
+@click.option("--override", metavar="REASON", help="Release against the verdict; who and why is recorded.")
+@click.pass_context
+def release(ctx: click.Context, name: str, student: str, override: str | None) -> None:
+    """Release the current version of STUDENT, by its verdict.
+
+    An override counts for this version and its present evaluation only. Exit code: 0 released, 1 failed, 3 withheld.
+    """
+    from distill_dagster.commands.release import release_student
+
+    sys.exit(release_student(_distillation(ctx, name), student, override))
 
 
 @main.command()

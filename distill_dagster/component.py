@@ -17,7 +17,7 @@ from distill_dagster.spec.loading import check_duplicate_keys
 
 @dg.scaffold_with(DistillationScaffolder)
 class Distillation(dg.Component):
-    """Distils a teacher into students: prompts → teacher outputs → dataset → students → evaluations.
+    """Distils a teacher into students: prompts → teacher outputs → dataset → students → evaluations → releases.
 
     The attributes are those of `DistillationSpec`. Its templates are the distillation's own, so Dagster does
     not resolve `{{ … }}` in them.

@@ -55,3 +55,15 @@ class WorkerError(DistillError):
 
 class StorageError(DistillError):
     """An artifact on disk is missing, torn or not what its manifest says."""
+
+
+class ReleaseWithheldError(DistillError):
+    """The gate keeps a student from being released; whatever was released before stays so.
+
+    Attributes:
+        reason: why, in a word for programs.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason

@@ -28,6 +28,7 @@ class Asset(StrEnum):
     DATASET = "dataset"
     STUDENT = "student"
     EVALUATION = "evaluation"
+    RELEASE = "release"
 
 
 ORDER = tuple(Asset)
@@ -155,7 +156,7 @@ def _plan_logits(distillation: Distillation, partitions: Sequence[str], outputs:
 
 
 def plan_rest(distillation: Distillation, identity: TeacherIdentity, students: Sequence[str]) -> list[Step]:
-    """What golden set, dataset, students and evaluations need, once the partitioned assets are done."""
+    """What golden set, dataset, students, evaluations and releases need, once the partitioned assets are done."""
     golden_due = not golden_current(distillation)
     steps = [Step(Asset.GOLDEN_SET, None, "its source changed")] if golden_due else []
     dataset_due = golden_due or not dataset_current(distillation, lambda p: outputs_current(distillation, p, identity))
@@ -169,7 +170,26 @@ def plan_rest(distillation: Distillation, identity: TeacherIdentity, students: S
         if due or not evaluation_current(distillation, name):
             why = "a student may change" if due else "not evaluated yet with these settings"
             steps.append(Step(Asset.EVALUATION, name, why))
-    return steps
+    return [*steps, *_plan_releases(distillation, students, steps)]
+
+
+def _plan_releases(distillation: Distillation, students: Sequence[str], steps: Sequence[Step]) -> list[Step]:
+    """Releases that a new verdict may change, or that the present one allows and that are not made yet."""
+    if distillation.spec.evaluation.gate is None:
+        return []
+    from distill_dagster.releases.build import release_due  # loads SciPy, for those who have a gate only
+    from distill_dagster.releases.candidate import gated_students
+
+    judged_anew = {step.name for step in steps if step.asset is Asset.EVALUATION}
+    due = []
+    for name in gated_students(distillation):
+        if name not in students:
+            continue
+        if name in judged_anew:
+            due.append(Step(Asset.RELEASE, name, "its verdict may change"))
+        elif release_due(distillation, name):
+            due.append(Step(Asset.RELEASE, name, "its verdict allows it"))
+    return due
 
 
 def is_anything_due(distillation: Distillation, teacher: Teacher, request: Request) -> bool:

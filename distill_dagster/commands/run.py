@@ -4,7 +4,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,15 +12,17 @@ import psutil
 from rich.console import Console
 
 from distill_dagster.commands.terminal import shown_progress
-from distill_dagster.plan import Request, is_anything_due
+from distill_dagster.plan import Asset, Request, is_anything_due
 from distill_dagster.progress import hearing
 from distill_dagster.project import Distillation
 from distill_dagster.teachers.outputs import make_teacher
 from distill_dagster.worker_process import no_launch
 
+WITHHELD = 3
+
 
 def run_distillation(distillation: Distillation, request: Request, *, wait: bool = True) -> int:
-    """Runs what is due; returns the exit code (0 done or nothing to do, 1 failed).
+    """Runs what is due; returns the exit code: 0 done or nothing to do, 1 failed, 3 a release is withheld.
 
     Args:
         wait: whether to stay until provider batches have ended; else they are only sent, and the sensor of
@@ -32,7 +34,7 @@ def run_distillation(distillation: Distillation, request: Request, *, wait: bool
         distillation, make_teacher(distillation, no_launch), request
     ):
         console.print(f"{distillation.name}: nothing to do; everything is up to date ({_seconds(started)})")
-        return 0
+        return _say_withheld(console, _withheld(distillation, request))
     return _run(distillation, request, console, started, wait)
 
 
@@ -63,7 +65,23 @@ def _run(distillation: Distillation, request: Request, console: Console, started
         say(f"answers of {names} are in provider batches; `distill ui` collects them, or the next `distill run`")
     done = f"{len(outcome.done)} assets made" if outcome.done else "nothing to do; everything is up to date"
     say(f"{done} ({_seconds(started)})")
-    return 0
+    return _say_withheld(console, outcome.withheld)
+
+
+def _withheld(distillation: Distillation, request: Request) -> dict[str, str]:
+    if not request.wants(Asset.RELEASE) or distillation.spec.evaluation.gate is None:
+        return {}
+    from distill_dagster.releases.admission import withheld  # loads SciPy, for those who have a gate only
+
+    found = withheld(distillation, request.student_names(distillation))
+    return {name: str(error) for name, error in found.items()}
+
+
+def _say_withheld(console: Console, why: Mapping[str, str]) -> int:
+    """Says which releases are withheld; returns the exit code."""
+    for text in why.values():
+        console.print(text, style="yellow")
+    return WITHHELD if why else 0
 
 
 def _markers(distillation: Distillation) -> Path:

@@ -8,10 +8,15 @@ from rich.console import Console
 from rich.table import Table
 
 from distill_dagster.commands.terminal import duration
+from distill_dagster.errors import ReleaseWithheldError
 from distill_dagster.evaluation.build import asset_of as evaluation_asset
 from distill_dagster.lineage.manifests import MANIFEST_FILE, read_manifest
 from distill_dagster.plan import Asset, partitioned_kinds, plan_partitioned, plan_rest
 from distill_dagster.project import Distillation
+from distill_dagster.releases.admission import admit
+from distill_dagster.releases.build import read_release
+from distill_dagster.releases.candidate import gated_students
+from distill_dagster.releases.model import Release
 from distill_dagster.storage import read_current
 from distill_dagster.students.build import asset_of as student_asset
 from distill_dagster.teachers.outputs import make_teacher, outputs_summary
@@ -27,10 +32,12 @@ class AssetStatus:
     """Where one asset stands.
 
     Attributes:
-        state: `current`, `due` (it would run now) or `failed` (its rows have to be mended first).
+        state: `current`, `due` (it would run now), `withheld` (a release that the gate keeps back) or `failed` (its
+            rows have to be mended first).
         version: the version readers see, if any.
-        why: why it is due or failed.
+        why: why it is due, withheld or failed, or how a release came about against its verdict.
         cost_microusd: what the teacher's answers in it did cost: those of a partition, or those that a student learned.
+        released: of a release, what its pointer says, whatever the state.
     """
 
     asset: str
@@ -40,6 +47,7 @@ class AssetStatus:
     version: str | None
     why: str | None
     cost_microusd: int | None = None
+    released: Release | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,7 @@ def status_of(distillation: Distillation) -> Status:
 
     Raises:
         SourceError, TemplateError, TeacherError: what is declared cannot be read.
-        StorageError: the response store cannot be opened.
+        StorageError: the response store cannot be opened, or a release or its evaluation is damaged.
     """
     spending = None if distillation.spec.teacher.is_local else spending_of(distillation)
     return Status(_assets(distillation), spending)
@@ -97,6 +105,8 @@ def _assets(distillation: Distillation) -> list[AssetStatus]:
     for student in distillation.spec.students:
         rows.append(_single(distillation, Asset.STUDENT, student, student_asset(student), steps, upstream))
         rows.append(_single(distillation, Asset.EVALUATION, student, evaluation_asset(student), steps, upstream))
+    for student in gated_students(distillation):
+        rows.append(_release(distillation, student, steps.get((Asset.RELEASE, student)) or upstream))
     return rows
 
 
@@ -104,10 +114,14 @@ def print_status(status: Status, *, as_json: bool) -> None:
     """Prints a table and the account, or JSON.
 
     The JSON is {"format": 1, "assets": [{asset, name, partition, state, version, why}], "spending": …}. A row has
-    `cost_microusd` too where a hosted teacher was paid for it. `spending` is null for a local teacher, else
-    {spent_microusd, reserved_microusd, budget_microusd, runs: [{run, requests, cost_microusd}], batches: [{id,
-    provider_id, state, requests, age_s}]}: the last runs that spent anything, newest first, and the provider batches
-    under way.
+    `cost_microusd` too where a hosted teacher was paid for it, and that of a release that was made `released`:
+    {student_version, evaluation_version, folder, verdict, override, released_at}, where `override` is null or {reason,
+    by, at}, `folder` is relative to the distillation's under DISTILL_HOME and times are UTC. The state `withheld` is
+    that of a release whose gate keeps the student's current version back; `released` is then an earlier one.
+
+    `spending` is null for a local teacher, else {spent_microusd, reserved_microusd, budget_microusd, runs: [{run,
+    requests, cost_microusd}], batches: [{id, provider_id, state, requests, age_s}]}: the last runs that spent anything,
+    newest first, and the provider batches under way.
     """
     console = Console(highlight=False)
     if as_json:
@@ -119,7 +133,7 @@ def print_status(status: Status, *, as_json: bool) -> None:
     headings = ["asset", "partition", "state", "version", *(["cost"] if is_paid else []), "why"]
     table = Table(*headings, box=None, header_style="bold")
     for row in status.assets:
-        colour = {"current": "green", "due": "yellow", "failed": "red"}[row.state]
+        colour = {"current": "green", "due": "yellow", "withheld": "magenta", "failed": "red"}[row.state]
         asset = f"{row.asset}/{row.name}" if row.name else row.asset
         cost = [""] if row.cost_microusd is None else [_usd(row.cost_microusd)]
         table.add_row(
@@ -154,10 +168,19 @@ def _batch_line(batch: OpenBatch) -> str:
 
 
 def _json_row(row: AssetStatus) -> dict[str, object]:
-    fields = asdict(row)
+    fields = {name: value for name, value in asdict(row).items() if name != "released"}
     if row.cost_microusd is None:
         del fields["cost_microusd"]
+    if row.released is not None:
+        fields["released"] = _json_release(row.released)
     return fields
+
+
+def _json_release(release: Release) -> dict[str, object]:
+    said = release.model_dump(mode="json")
+    override = said["override"] and {name: said["override"][name] for name in ("reason", "by", "at")}
+    names = ("student_version", "evaluation_version", "folder", "released_at")
+    return {name: said[name] for name in names} | {"verdict": said["verdict"]["status"], "override": override}
 
 
 def _usd(microusd: int) -> str:
@@ -181,6 +204,24 @@ def _single(
     if asset is Asset.STUDENT and (published / MANIFEST_FILE).exists():
         cost = read_manifest(published)["details"].get("teacher_cost_microusd")
     return AssetStatus(asset, name, None, "due" if why else "current", version, why, cost)
+
+
+def _release(distillation: Distillation, student: str, due: str | None) -> AssetStatus:
+    """Where a release stands.
+
+    Args:
+        due: why it would be made or decided anew by a run.
+    """
+    released = read_release(distillation, student)
+    state, why = "due", due
+    if due is None:
+        try:
+            override = admit(distillation, student).override
+            state, why = "current", override.sentence if override else None
+        except ReleaseWithheldError as error:
+            state, why = "withheld", str(error)
+    version = released.version if released else None
+    return AssetStatus(Asset.RELEASE, student, None, state, version, why, released=released)
 
 
 def _answers_cost(distillation: Distillation, partition: str) -> int | None:

@@ -9,15 +9,17 @@ from distill_dagster.graph.evaluation import evaluation_asset
 from distill_dagster.graph.golden_set import golden_set_asset
 from distill_dagster.graph.partitioned import partitioned_assets
 from distill_dagster.graph.pools import GPU, teacher_pool
+from distill_dagster.graph.release import gate_checks, release_asset
 from distill_dagster.graph.student import student_asset
 from distill_dagster.project import Distillation
+from distill_dagster.releases.candidate import gated_students
 
 
 def build_definitions(distillation: Distillation) -> dg.Definitions:
     """The graph of one distillation; nothing is read but its declaration."""
     return dg.Definitions(
         assets=build_assets(distillation),
-        asset_checks=output_checks(distillation),
+        asset_checks=[*output_checks(distillation), *gate_checks(distillation)],
         sensors=batch_sensors(distillation),
     )
 
@@ -34,4 +36,5 @@ def build_assets(distillation: Distillation, *, pooled: bool = True) -> list[dg.
         assets.append(golden_set_asset(distillation))
     for student in distillation.spec.students:
         assets += [student_asset(distillation, student, gpu), evaluation_asset(distillation, student, gpu)]
+    assets += [release_asset(distillation, student) for student in gated_students(distillation)]
     return assets

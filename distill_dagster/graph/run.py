@@ -13,8 +13,11 @@ from distill_dagster.graph.keys import DISTILLATION_TAG, asset_key
 from distill_dagster.graph.partitioned import partitioned_config
 from distill_dagster.graph.partitions import range_tags, register
 from distill_dagster.graph.pools import GPU, slot, teacher_pool
+from distill_dagster.graph.release import gate_checks, gate_key, is_verdict
 from distill_dagster.plan import Asset, Request, Step, partitioned_kinds, plan_partitioned, plan_rest
 from distill_dagster.project import Distillation
+from distill_dagster.releases.admission import withheld
+from distill_dagster.releases.build import read_release
 from distill_dagster.teachers.outputs import make_teacher, outputs_current, remove_partitions
 from distill_dagster.teachers.protocol import TeacherIdentity
 from distill_dagster.worker_process import no_launch
@@ -30,12 +33,14 @@ class Outcome:
     Attributes:
         done: assets made, for people to read.
         failure: what went wrong, if anything did.
+        withheld: why a release was not made, by student; everything else is done then.
         waiting: partitions whose answers are in provider batches; nothing that needs them was made.
         dead_runs: Dagster runs of killed processes that were marked failed.
     """
 
     done: list[str] = field(default_factory=list)
     failure: str | None = None
+    withheld: dict[str, str] = field(default_factory=dict)
     waiting: list[str] = field(default_factory=list)
     dead_runs: list[str] = field(default_factory=list)
 
@@ -59,7 +64,9 @@ class Runner:
         self._instance = instance
         self._say = say
         self._wait = wait
-        definitions = dg.Definitions(assets=build_assets(distillation, pooled=False))
+        definitions = dg.Definitions(
+            assets=build_assets(distillation, pooled=False), asset_checks=gate_checks(distillation)
+        )
         self._job = definitions.resolve_implicit_global_asset_job_def()
 
     def run(self, request: Request) -> Outcome:
@@ -79,9 +86,17 @@ class Runner:
             golden_current(self._distillation)  # a bad row is told of before the teacher is paid
         self._run_partitioned(plan.due(request), request, identity, outcome)
         if outcome.failure is None and not outcome.waiting and request.wants(Asset.GOLDEN_SET):
-            steps = plan_rest(self._distillation, identity, request.student_names(self._distillation))
+            students = request.student_names(self._distillation)
+            steps = plan_rest(self._distillation, identity, students)
             self._run_rest([step for step in steps if request.wants(step.asset)], outcome)
+            if outcome.failure is None and request.wants(Asset.RELEASE):
+                self._note_releases(students, outcome)
         return outcome
+
+    def release(self, student: str) -> str | None:
+        """Makes the release of one student alone, and its gate's check with it; returns what failed, or None."""
+        key = asset_key(self._distillation.name, Asset.RELEASE, student)
+        return self._execute([key], tags={}, config={}, pool=None, checks=[gate_key(self._distillation, student)])
 
     def _run_partitioned(
         self, due: Sequence[str], request: Request, identity: TeacherIdentity, outcome: Outcome
@@ -112,7 +127,7 @@ class Runner:
     def _run_rest(self, steps: Sequence[Step], outcome: Outcome) -> None:
         if not steps:
             return
-        names = [f"{step.asset}{f' {step.name}' if step.name else ''}" for step in steps]
+        names = [_named(step.asset, step.name) for step in steps]
         self._say(f"{', '.join(names)}: {steps[0].why}")
         keys = [asset_key(self._distillation.name, step.asset, step.name) for step in steps]
         trains = any(step.asset in (Asset.STUDENT, Asset.EVALUATION) for step in steps)
@@ -120,17 +135,36 @@ class Runner:
         if outcome.failure is None:
             outcome.done += names
 
+    def _note_releases(self, students: Sequence[str], outcome: Outcome) -> None:
+        """Takes releases that were planned and not made out of what is done, and says which are made by an override."""
+        outcome.withheld = {name: str(error) for name, error in withheld(self._distillation, students).items()}
+        missed = {_named(Asset.RELEASE, name) for name in outcome.withheld}
+        outcome.done = [name for name in outcome.done if name not in missed]
+        for student in students:
+            made = read_release(self._distillation, student)
+            if _named(Asset.RELEASE, student) in outcome.done and made is not None and made.override is not None:
+                self._say(f"release {student}: {made.override.sentence}")
+
     def _execute(
-        self, keys: list[dg.AssetKey], tags: dict[str, str], config: dict[str, object], pool: str | None
+        self,
+        keys: list[dg.AssetKey],
+        tags: dict[str, str],
+        config: dict[str, object],
+        pool: str | None,
+        checks: Sequence[dg.AssetCheckKey] | None = None,
     ) -> str | None:
-        """Executes one Dagster run, once its pool has room; returns what failed, or None."""
+        """Executes one Dagster run, once its pool has room; returns what failed, or None. A verdict is no failure.
+
+        Args:
+            checks: evaluated in the run; default: those of the assets.
+        """
         run_id = str(uuid.uuid4())
+        job = self._job.get_subset(asset_selection=set(keys), asset_check_selection=set(checks) if checks else None)
         try:
             with slot(self._instance, pool, run_id, self._say):
-                result = self._job.execute_in_process(
+                result = job.execute_in_process(
                     run_id=run_id,
                     instance=self._instance,
-                    asset_selection=keys,
                     tags={**tags, **process_tag(), DISTILLATION_TAG: self._distillation.name},
                     run_config={**config, **QUIET},
                     raise_on_error=False,
@@ -139,7 +173,15 @@ class Runner:
             return "interrupted"
         if result.success:
             return None
-        return "\n".join(_failure_text(event) for event in result.get_step_failure_events()) or "the run failed"
+        events = result.get_step_failure_events()
+        failures = [_failure_text(event) for event in events if not is_verdict(event)]
+        if events and not failures:
+            return None
+        return "\n".join(failures) or "the run failed"
+
+
+def _named(asset: Asset, name: str | None) -> str:
+    return f"{asset} {name}" if name else str(asset)
 
 
 def _failure_text(event: dg.DagsterEvent) -> str:

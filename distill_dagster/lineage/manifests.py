@@ -2,7 +2,7 @@
 
 import hashlib
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,23 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     content: dict[str, Any] = read_json(folder / MANIFEST_FILE)
     return content
+
+
+def altered_files(folder: Path, names: Sequence[str] | None = None) -> list[str]:
+    """Files of a published artifact that are missing, or whose bytes are not those that its manifest names.
+
+    Args:
+        names: look at these only; default: all that the manifest names.
+
+    Raises:
+        StorageError: there is no manifest, or it is torn.
+    """
+    published: dict[str, str] = read_manifest(folder)["files"]
+    return [
+        name
+        for name in (published if names is None else names)
+        if not (folder / name).is_file() or _sha256(folder / name) != published.get(name)
+    ]
 
 
 def _sha256(path: Path) -> str:
