@@ -1,6 +1,8 @@
 """The `evaluation/<name>` stage: predicts in the worker, measures here, publishes the report."""
 
+import dataclasses
 import shutil
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +13,10 @@ from distill_dagster.errors import EvaluationError
 from distill_dagster.evaluation.collect import asked_rows, evaluation_inputs, held_out_rows
 from distill_dagster.evaluation.declared_metrics import metric_sources
 from distill_dagster.evaluation.formatting import system_label
+from distill_dagster.evaluation.harness import harness_models, harness_sources, require_harness, run_harness
+from distill_dagster.evaluation.harness_table import HarnessTable
 from distill_dagster.evaluation.inputs import HeldOutInputs
+from distill_dagster.evaluation.judged import judge_answers
 from distill_dagster.evaluation.metadata import metric_plot_markdown, summary_markdown
 from distill_dagster.evaluation.model import EvaluationReport, answering
 from distill_dagster.evaluation.prediction_files import (
@@ -37,6 +42,7 @@ from distill_dagster.evaluation.write import (
     write_evaluation,
 )
 from distill_dagster.jobs import PredictJob
+from distill_dagster.judging.ask import judge_settings
 from distill_dagster.lineage.builds import BuildRecord, Builds, build_key
 from distill_dagster.lineage.manifests import Manifest, spec_hash, write_manifest
 from distill_dagster.project import Distillation
@@ -47,7 +53,7 @@ from distill_dagster.teachers.store.leases import Leases
 from distill_dagster.teachers.store.responses import ResponseStore
 from distill_dagster.worker_process import Launch, run_job
 
-STAGE_NUMBER = 3
+STAGE_NUMBER = 4
 _ROW = ["prompt_id", "sample", "text"]
 _SHOWN = [*_ROW, "split", "model", "prediction"]
 
@@ -119,13 +125,21 @@ def read_evaluation(distillation: Distillation, student: str) -> EvaluationBuild
 
 
 def build_evaluation(
-    distillation: Distillation, student: str, launch: Launch, *, rebuild: bool = False, run: str | None = None
+    distillation: Distillation,
+    student: str,
+    launch: Launch,
+    *,
+    rebuild: bool = False,
+    run: str | None = None,
+    turn: AbstractContextManager[None] | None = None,
 ) -> EvaluationBuild:
     """Evaluates the current student, or adopts the evaluation that the same inputs came to before.
 
     Args:
-        rebuild: measure again where there is one already; predictions that are stored are not made again.
-        run: which run pays for second answers of the teacher, e.g. a Dagster run id.
+        rebuild: measure again where there is one already; stored predictions, outcomes of the harness and verdicts of
+            the judge are not made again.
+        run: which run pays for second answers of the teacher and for the judge, e.g. a Dagster run id.
+        turn: held while a hosted judge is asked, e.g. a place in its pool.
 
     Raises:
         EvaluationError: the student is missing or older than its dataset, or the test split is empty.
@@ -144,14 +158,16 @@ def build_evaluation(
             return _adopt(distillation, student, known, evaluated=False)
         work = distillation.files.work("predict", key)
         with leases.hold(f"predictions/{distillation.name}"):  # what two evaluations share is made once
-            record = _evaluate(distillation, subjects, key, work, launch, Purse(distillation, run))
+            record = _evaluate(distillation, subjects, key, work, launch, Purse(distillation, run), turn)
         record = builds.adopt(record, rebuild=known is not None)
         shutil.rmtree(work)
         return _adopt(distillation, student, record, evaluated=True)
 
 
 def _key(distillation: Distillation, subjects: Subjects) -> str:
-    settings = distillation.spec.evaluation.model_dump(mode="json", exclude={"batch_size"})
+    settings = distillation.spec.evaluation.model_dump(
+        mode="json", exclude={"batch_size": True, "judge": True, "harness": {"batch_size"}}
+    )
     settings["student"] = f"{distillation.name}/{subjects.student.name}"
     settings["decoding"] = decoding(distillation)
     sources = metric_sources(distillation.spec, distillation.folder, distillation.project.root)
@@ -159,6 +175,10 @@ def _key(distillation: Distillation, subjects: Subjects) -> str:
         settings["metric_sources"] = sources
     if (again := second_sample_settings(distillation)) is not None:
         settings["second_sample"] = again
+    if tasks := harness_sources(distillation):
+        settings["harness_sources"] = tasks
+    if distillation.spec.evaluation.judge is not None:
+        settings["judge"] = judge_settings(distillation)
     return build_key("evaluation", STAGE_NUMBER, subjects.versions, settings)
 
 
@@ -169,7 +189,13 @@ def _adopt(distillation: Distillation, student: str, record: BuildRecord, *, eva
 
 
 def _evaluate(
-    distillation: Distillation, subjects: Subjects, key: str, work: Path, launch: Launch, purse: Purse
+    distillation: Distillation,
+    subjects: Subjects,
+    key: str,
+    work: Path,
+    launch: Launch,
+    purse: Purse,
+    turn: AbstractContextManager[None] | None,
 ) -> BuildRecord:
     student, inputs = subjects.student.name, subjects.versions
     dataset = distillation.files.asset("dataset") / subjects.dataset
@@ -179,6 +205,7 @@ def _evaluate(
             f"{distillation.name}: no rows in the test split, so nothing can be measured; raise prompts.split.test"
         )
     require_no_golden_rows(distillation, subjects.dataset)
+    require_harness(distillation)
     away = held_out_rows(distillation, dataset)
     predicted = _predict(distillation, subjects, test, work, launch)
     predicted = with_second_answers(predicted, distillation, asked_rows(distillation, dataset, test), purse)
@@ -186,7 +213,11 @@ def _evaluate(
     if away is not None:
         apart = _predict(distillation, subjects, away, work / "held_out", launch)
         held_out = HeldOutInputs(away, apart.generated, apart.fidelity)
-    evaluation = evaluation_inputs(distillation, subjects, test, predicted, held_out)
+    evaluation = dataclasses.replace(
+        evaluation_inputs(distillation, subjects, test, predicted, held_out),
+        harness=_run_harness(distillation, subjects, test, work, launch),
+        judged=judge_answers(distillation, test, predicted.generated, launch, purse.run, turn),
+    )
     aside = work / "report"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
@@ -236,6 +267,18 @@ def _predict(
         )
         run_job(job, launch, on_poll=lambda: publish_finished(distillation, absent, work))
     return read_predictions(distillation, wanted)
+
+
+def _run_harness(
+    distillation: Distillation, subjects: Subjects, test: pl.DataFrame, work: Path, launch: Launch
+) -> HarnessTable | None:
+    """What the harness says of the models that answered the test rows."""
+    if distillation.spec.evaluation.harness is None:
+        return None
+    dataset = distillation.files.asset("dataset") / subjects.dataset
+    train = pl.read_parquet(dataset / "train.parquet", columns=["completion_ids"])
+    wanted = wanted_predictions(distillation, subjects, asked_rows(distillation, dataset, test), train)
+    return run_harness(distillation, harness_models(wanted, subjects.versions), work, launch)
 
 
 def _folder(distillation: Distillation, student: str, version: str) -> Path:

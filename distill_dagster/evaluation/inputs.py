@@ -6,6 +6,8 @@ from pathlib import Path
 
 import polars as pl
 
+from distill_dagster.evaluation.harness_table import HarnessTable
+from distill_dagster.evaluation.judged import Judged
 from distill_dagster.evaluation.model import ModelNames, Versions
 from distill_dagster.jobs import ModelResult, TrainResult
 from distill_dagster.spec.distillation import DistillationSpec
@@ -75,6 +77,8 @@ class EvaluationInputs:
         teacher_layers: layers of the model a pruned base was cut from, where known.
         folder, project_root: where files that metrics name are looked up; None where no metric names one.
         held_out: None where no partition is held out.
+        judged: what a judge said; None where none is declared.
+        harness: what lm-evaluation-harness said; None where no task is declared.
         teacher_usd_per_1000_answers: what the provider charged, from its usage; None for a teacher on this machine.
     """
 
@@ -94,5 +98,7 @@ class EvaluationInputs:
     teacher_layers: int | None = None
     teacher_usd_per_1000_answers: float | None = None
     held_out: HeldOutInputs | None = None
+    judged: Judged | None = None
+    harness: HarnessTable | None = None
     folder: Path | None = None
     project_root: Path | None = None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from distill_dagster.evaluation.formatting import UNDEFINED, interval, quantity, system_label
 from distill_dagster.evaluation.headlines import is_better
 from distill_dagster.evaluation.model import EvaluationReport, Measure, System, answering, companion_name
+from distill_dagster.judging.view import judge_markdown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,6 +32,8 @@ def summary_markdown(report: EvaluationReport) -> str:
         lines.append(_row(measure, against, systems, others))
     lines += [_row(measure, "vs teacher", systems, others) for measure in report.fidelity]
     lines += [_row(measure, "", systems, others) for measure in report.health]
+    if report.judge:
+        lines += ["", judge_markdown(report.judge).rstrip()]
     if report.gate:
         lines += ["", report.gate.statement]
     return "\n".join(lines) + "\n"

@@ -28,6 +28,8 @@ from distill_dagster.evaluation.shares import ceiling_sentences, retention, seco
 from distill_dagster.evaluation.statistics import DEFAULT_SEED
 from distill_dagster.evaluation.tables import Scored, fidelity_table, health_table, quality_table
 from distill_dagster.jobs import TrainResult
+from distill_dagster.judging.verdicts import JudgeTable, judge_tables
+from distill_dagster.judging.view import judge_findings
 from distill_dagster.prompts.splits import Split
 from distill_dagster.spec.students import ONLY_FOR, BaseSpec, StudentSpec
 
@@ -50,10 +52,12 @@ def evaluate(inputs: EvaluationInputs, predictions: pl.DataFrame) -> EvaluationR
     fidelity = fidelity_table(scored, spec.metrics)
     health = health_table(scored)
     identity, counts = _identity(inputs), _counts(inputs, test)
+    judge = _judge(inputs)
     again, away = second_sample(scored, spec.metrics), held_out_part(scored, predictions, spec)
     further = [
         *ceiling_sentences(again, fidelity, primary),
         *held_out_sentences(away, quality, fidelity, primary),
+        *judge_findings(judge),
     ]
     return EvaluationReport(
         identity=identity,
@@ -67,6 +71,8 @@ def evaluate(inputs: EvaluationInputs, predictions: pl.DataFrame) -> EvaluationR
         second_sample=again,
         health=health,
         held_out=away,
+        judge=judge,
+        harness=inputs.harness,
         gate=None,
         students=[
             _student_facts(System.STUDENT, inputs.student),
@@ -147,6 +153,13 @@ def _counts(inputs: EvaluationInputs, predictions: pl.DataFrame) -> Counts:
         train_rows_over_length=inputs.student.training.rows_over_length,
         train_ids_over_length=inputs.student.training.over_length_ids,
     )
+
+
+def _judge(inputs: EvaluationInputs) -> list[JudgeTable]:
+    judged, spec = inputs.judged, inputs.spec.evaluation
+    if judged is None or spec.judge is None:
+        return []
+    return judge_tables(judged.verdicts, judged.pairs, spec.judge, inputs.spec.teacher, spec.confidence, DEFAULT_SEED)
 
 
 def _student_facts(system: str, student: TrainedStudent) -> StudentFacts:
