@@ -139,7 +139,7 @@ def build_evaluation(
         rebuild: measure again where there is one already; stored predictions, outcomes of the harness and verdicts of
             the judge are not made again.
         run: which run pays for second answers of the teacher and for the judge, e.g. a Dagster run id.
-        turn: held while a hosted judge is asked, e.g. a place in its pool.
+        turn: held while the judge is asked, e.g. a place in its pool.
 
     Raises:
         EvaluationError: the student is missing or older than its dataset, or the test split is empty.

@@ -41,7 +41,7 @@ def judge_answers(
         generated: GENERATED columns and `model`.
         launch: starts the worker, for a local judge.
         run: which run spends, e.g. a Dagster run id.
-        turn: held while a hosted judge is asked, e.g. a place in its pool.
+        turn: held while the judge is asked, e.g. a place in its pool.
 
     Raises:
         BudgetError: the next call could exceed the budget; all verdicts so far are stored.
@@ -51,7 +51,7 @@ def judge_answers(
     if spec is None:
         return None
     pairs = choose_pairs(build_predictions(test, generated, None, ()), spec)
-    with nullcontext() if spec.is_local or turn is None else turn:
+    with turn or nullcontext():
         return Judged(pairs, judge_pairs(distillation, pairs, launch, run))
 
 
