@@ -132,11 +132,13 @@ def estimate(
 ) -> None:
     """Estimate what the missing teacher answers would cost, and captured logits take; pays nothing."""
     from distill_dagster.commands.estimate import estimate_cost, print_estimate
+    from distill_dagster.evaluation.judge_estimate import estimate_judge
     from distill_dagster.logits.estimate import estimate_capture
 
     distillation = _distillation(ctx, name)
     found = estimate_cost(distillation, partitions or None, how)
-    print_estimate(found, estimate_capture(distillation, found.partitions), as_json=as_json)
+    capture = estimate_capture(distillation, found.partitions)
+    print_estimate(found, capture, estimate_judge(distillation), as_json=as_json)
 
 
 @main.command()

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distill_dagster.commands.terminal import shown_progress
+from distill_dagster.evaluation.judge_estimate import JudgeEstimate
 from distill_dagster.logits.estimate import CaptureEstimate
 from distill_dagster.logits.space import told
 from distill_dagster.project import Distillation
@@ -36,7 +37,9 @@ def estimate_cost(distillation: Distillation, partitions: Sequence[str] | None, 
         return estimate(distillation, partitions, how)
 
 
-def print_estimate(found: Estimate, capture: CaptureEstimate | None, *, as_json: bool) -> None:
+def print_estimate(
+    found: Estimate, capture: CaptureEstimate | None, judge: JudgeEstimate | None, *, as_json: bool
+) -> None:
     """Prints a table and a closing sentence, or JSON.
 
     The JSON has "format": 1, "distillation", "provider", "model", "partitions" (a list), "failed" (reasons by
@@ -45,22 +48,26 @@ def print_estimate(found: Estimate, capture: CaptureEstimate | None, *, as_json:
     high, method, rows, basis}, "messages" and "batches" {expected_microusd, most_microusd} (batches only for
     anthropic), "budget" {limit_microusd, spent_microusd, left_microusd, expected_fits, most_fits} (null limit: none).
     Tokens and money are those of the missing requests. "capture" is null where no student learns from logits, else
-    {captured, missing, tokens, bytes, free_bytes}: completions, and what capturing the missing ones would take.
+    {captured, missing, tokens, bytes, free_bytes}: completions, and what capturing the missing ones would take. "judge"
+    is null without a hosted judge of the evaluations, else {judge, pairs, without_call, needed, stored, missing,
+    most_microusd, basis}; its calls are in none of the other numbers.
     """
     console = Console(highlight=False)
     if as_json:
-        content = {"format": FORMAT, **asdict(found), "capture": asdict(capture) if capture else None}
+        more = {"capture": asdict(capture) if capture else None, "judge": asdict(judge) if judge else None}
+        content = {"format": FORMAT, **asdict(found), **more}
         console.out(json.dumps(content, indent=2, ensure_ascii=False))
         return
     table = Table("", "", "", box=None, show_header=False, pad_edge=False)
     for name, value, basis in _rows(found):
         table.add_row(Text(name, style="bold"), Text(value), Text(basis, style="dim"))
-    for name, value, basis in _capture_rows(capture) if capture else ():
+    further = (*(_capture_rows(capture) if capture else ()), *(_judge_rows(judge) if judge else ()))
+    for name, value, basis in further:
         table.add_row(Text(name, style="bold"), Text(value), Text(basis, style="dim"))
     console.print(table)
     for note in (*found.notes, *(f"partition {name} left out: {why}" for name, why in found.failed.items())):
         console.print(Text(f"note: {note}", style="yellow"))
-    console.print(Text(f"\n{closing_sentence(found)}"))
+    console.print(Text(f"\n{closing_sentence(found)}{_judge_words(judge)}"))
 
 
 def closing_sentence(found: Estimate) -> str:
@@ -116,6 +123,19 @@ def _capture_rows(capture: CaptureEstimate) -> Iterator[tuple[str, str, str]]:
         tokens = f"{capture.missing:,} completions, about {capture.tokens:,} tokens"
         yield "  missing", tokens, "test rows are not captured"
         yield "  at most", told(capture.bytes), f"before compression; {told(capture.free_bytes)} free"
+
+
+def _judge_rows(judge: JudgeEstimate) -> Iterator[tuple[str, str, str]]:
+    yield "judge", judge.judge, f"{judge.pairs:,} pairs in both orders, {judge.without_call:,} of them without a call"
+    yield "  calls", f"{judge.missing:,} missing, {judge.stored:,} stored", judge.basis
+    if judge.missing:
+        yield "  at most", dollars(judge.most_microusd), "every byte a token and every verdict as long as max_tokens"
+
+
+def _judge_words(judge: JudgeEstimate | None) -> str:
+    if judge is None or not judge.missing:
+        return ""
+    return f"\nthe judge: at most {dollars(judge.most_microusd)} more, from the same budget"
 
 
 def _sums(singly: int, batched: int | None) -> str:

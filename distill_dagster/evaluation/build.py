@@ -1,6 +1,8 @@
 """The `evaluation/<name>` stage: predicts in the worker, measures here, publishes the report."""
 
+import dataclasses
 import shutil
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +20,10 @@ from distill_dagster.evaluation.golden import (
     golden_versions,
     require_current_golden,
 )
+from distill_dagster.evaluation.harness import harness_models, harness_sources, require_harness, run_harness
+from distill_dagster.evaluation.harness_table import HarnessTable
 from distill_dagster.evaluation.inputs import HeldOutInputs
+from distill_dagster.evaluation.judged import judge_answers
 from distill_dagster.evaluation.metadata import metric_plot_markdown, summary_markdown
 from distill_dagster.evaluation.model import EvaluationReport, answering
 from distill_dagster.evaluation.prediction_files import (
@@ -44,6 +49,7 @@ from distill_dagster.evaluation.write import (
     write_evaluation,
 )
 from distill_dagster.jobs import PredictJob
+from distill_dagster.judging.ask import judge_settings
 from distill_dagster.lineage.builds import BuildRecord, Builds, build_key
 from distill_dagster.lineage.manifests import Manifest, spec_hash, write_manifest
 from distill_dagster.project import Distillation
@@ -54,7 +60,7 @@ from distill_dagster.teachers.store.leases import Leases
 from distill_dagster.teachers.store.responses import ResponseStore
 from distill_dagster.worker_process import Launch, run_job
 
-STAGE_NUMBER = 4
+STAGE_NUMBER = 5
 _ROW = ["prompt_id", "sample", "text"]
 _SHOWN = [*_ROW, "split", "model", "prediction"]
 
@@ -129,13 +135,22 @@ def read_evaluation(distillation: Distillation, student: str) -> EvaluationBuild
 
 
 def build_evaluation(
-    distillation: Distillation, student: str, launch: Launch, *, rebuild: bool = False, run: str | None = None
+    distillation: Distillation,
+    student: str,
+    launch: Launch,
+    *,
+    rebuild: bool = False,
+    run: str | None = None,
+    turn: AbstractContextManager[None] | None = None,
 ) -> EvaluationBuild:
     """Evaluates the current student, or adopts the evaluation that the same inputs came to before.
 
     Args:
-        rebuild: measure again where there is one already; predictions that are stored are not made again.
-        run: which run pays for the teacher's answers to golden rows and for second ones, e.g. a Dagster run id.
+        rebuild: measure again where there is one already; stored predictions, outcomes of the harness and verdicts of
+            the judge are not made again.
+        run: which run pays for the teacher's answers to golden rows, for second ones and for the judge, e.g. a Dagster
+            run id.
+        turn: held while the judge is asked, e.g. a place in its pool.
 
     Raises:
         EvaluationError: the student is missing or older than its dataset, the test split is empty, or there is a gate
@@ -156,14 +171,16 @@ def build_evaluation(
             return _adopt(distillation, student, known, evaluated=False)
         work = distillation.files.work("predict", key)
         with leases.hold(f"predictions/{distillation.name}"):  # what two evaluations share is made once
-            record = _evaluate(distillation, subjects, key, work, launch, Purse(distillation, run))
+            record = _evaluate(distillation, subjects, key, work, launch, Purse(distillation, run), turn)
         record = builds.adopt(record, rebuild=known is not None)
         shutil.rmtree(work)
         return _adopt(distillation, student, record, evaluated=True)
 
 
 def _key(distillation: Distillation, subjects: Subjects) -> str:
-    settings = distillation.spec.evaluation.model_dump(mode="json", exclude={"batch_size"})
+    settings = distillation.spec.evaluation.model_dump(
+        mode="json", exclude={"batch_size": True, "judge": True, "harness": {"batch_size"}}
+    )
     settings["student"] = f"{distillation.name}/{subjects.student.name}"
     settings["decoding"] = decoding(distillation)
     sources = metric_sources(distillation.spec, distillation.folder, distillation.project.root)
@@ -173,6 +190,10 @@ def _key(distillation: Distillation, subjects: Subjects) -> str:
         settings["second_sample"] = again
     if candidates := gate_candidates(distillation):
         settings["candidates"] = candidates
+    if tasks := harness_sources(distillation):
+        settings["harness_sources"] = tasks
+    if distillation.spec.evaluation.judge is not None:
+        settings["judge"] = judge_settings(distillation)
     return build_key("evaluation", STAGE_NUMBER, subjects.versions | golden_versions(distillation), settings)
 
 
@@ -183,7 +204,13 @@ def _adopt(distillation: Distillation, student: str, record: BuildRecord, *, eva
 
 
 def _evaluate(
-    distillation: Distillation, subjects: Subjects, key: str, work: Path, launch: Launch, purse: Purse
+    distillation: Distillation,
+    subjects: Subjects,
+    key: str,
+    work: Path,
+    launch: Launch,
+    purse: Purse,
+    turn: AbstractContextManager[None] | None,
 ) -> BuildRecord:
     student, inputs = subjects.student.name, subjects.versions | golden_versions(distillation)
     dataset = distillation.files.asset("dataset") / subjects.dataset
@@ -193,6 +220,7 @@ def _evaluate(
             f"{distillation.name}: no rows in the test split, so nothing can be measured; raise prompts.split.test"
         )
     require_no_golden_rows(distillation, subjects.dataset)
+    require_harness(distillation)
     away = held_out_rows(distillation, dataset)
     predicted = _predict(distillation, subjects, test, work, launch)
     predicted = with_second_answers(predicted, distillation, asked_rows(distillation, dataset, test), purse)
@@ -201,7 +229,11 @@ def _evaluate(
         apart = _predict(distillation, subjects, away, work / "held_out", launch)
         held_out = HeldOutInputs(away, apart.generated, apart.fidelity)
     golden = golden_inputs(distillation, subjects, work / "golden", launch, purse)
-    evaluation = evaluation_inputs(distillation, subjects, test, predicted, held_out, golden)
+    evaluation = dataclasses.replace(
+        evaluation_inputs(distillation, subjects, test, predicted, held_out, golden),
+        harness=_run_harness(distillation, subjects, test, work, launch),
+        judged=judge_answers(distillation, test, predicted.generated, launch, purse.run, turn),
+    )
     aside = work / "report"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
@@ -253,6 +285,18 @@ def _predict(
         )
         run_job(job, launch, on_poll=lambda: publish_finished(distillation, absent, work))
     return read_predictions(distillation, wanted)
+
+
+def _run_harness(
+    distillation: Distillation, subjects: Subjects, test: pl.DataFrame, work: Path, launch: Launch
+) -> HarnessTable | None:
+    """What the harness says of the models that answered the test rows."""
+    if distillation.spec.evaluation.harness is None:
+        return None
+    dataset = distillation.files.asset("dataset") / subjects.dataset
+    train = pl.read_parquet(dataset / "train.parquet", columns=["completion_ids"])
+    wanted = wanted_predictions(distillation, subjects, asked_rows(distillation, dataset, test), train)
+    return run_harness(distillation, harness_models(wanted, subjects.versions), work, launch)
 
 
 def _folder(distillation: Distillation, student: str, version: str) -> Path:

@@ -51,6 +51,16 @@ def harness_sources(distillation: Distillation) -> dict[str, str]:
     return {} if spec is None else task_hashes(_tasks(distillation, spec), distillation.folder)
 
 
+def require_harness(distillation: Distillation) -> None:
+    """Says that the harness is missing before anything else is done.
+
+    Raises:
+        EvaluationError: tasks are declared, and the harness is not installed.
+    """
+    if distillation.spec.evaluation.harness is not None:
+        harness_version()
+
+
 def harness_models(wanted: Iterable[Wanted], versions: Mapping[str, str]) -> list[HarnessModel]:
     """The models of an evaluation's predictions.
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import polars as pl
 
+from distill_dagster.evaluation.harness_table import HarnessTable
+from distill_dagster.evaluation.judged import Judged
 from distill_dagster.evaluation.model import ModelNames, Versions
 from distill_dagster.golden.looks import Look
 from distill_dagster.jobs import ModelResult, TrainResult
@@ -96,6 +98,8 @@ class EvaluationInputs:
         held_out: None where no partition is held out.
         golden: None where no gate is declared, or this student is no candidate.
         candidates: names of the students among whom the gate's alpha is split.
+        judged: what a judge said; None where none is declared.
+        harness: what lm-evaluation-harness said; None where no task is declared.
         teacher_usd_per_1000_answers: what the provider charged, from its usage; None for a teacher on this machine.
     """
 
@@ -117,5 +121,7 @@ class EvaluationInputs:
     held_out: HeldOutInputs | None = None
     golden: GoldenInputs | None = None
     candidates: tuple[str, ...] = ()
+    judged: Judged | None = None
+    harness: HarnessTable | None = None
     folder: Path | None = None
     project_root: Path | None = None

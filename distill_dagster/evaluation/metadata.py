@@ -9,6 +9,7 @@ from distill_dagster.evaluation.formatting import UNDEFINED, interval, quantity,
 from distill_dagster.evaluation.gate_view import banner
 from distill_dagster.evaluation.headlines import is_better
 from distill_dagster.evaluation.model import EvaluationReport, Measure, System, answering, companion_name
+from distill_dagster.judging.view import judge_markdown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,6 +34,8 @@ def summary_markdown(report: EvaluationReport) -> str:
         lines.append(_row(measure, against, systems, others))
     lines += [_row(measure, "vs teacher", systems, others) for measure in report.fidelity]
     lines += [_row(measure, "", systems, others) for measure in report.health]
+    if report.judge:
+        lines += ["", judge_markdown(report.judge).rstrip()]
     return "\n".join(lines) + "\n"
 
 

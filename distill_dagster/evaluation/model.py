@@ -10,7 +10,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from distill_dagster.evaluation.gate import Decision, Status
+from distill_dagster.evaluation.harness_table import HarnessTable
 from distill_dagster.evaluation.statistics import Estimate
+from distill_dagster.judging.verdicts import JudgeTable
 
 REPORT_FORMAT = 1
 Unit = Literal["score", "share", "nats_per_token", "ratio", "tokens"]
@@ -285,6 +287,8 @@ class EvaluationReport(ReportModel):
     second_sample: SecondSample | None
     health: list[Measure]
     held_out: HeldOut | None
+    judge: list[JudgeTable]
+    harness: HarnessTable | None
     gate: GateVerdict | None
     students: list[StudentFacts]
     training: TrainingFacts

@@ -30,6 +30,8 @@ from distill_dagster.evaluation.statistics import DEFAULT_SEED
 from distill_dagster.evaluation.tables import Scored, fidelity_table, health_table, quality_table
 from distill_dagster.evaluation.verdict import no_candidate, reach_verdict
 from distill_dagster.jobs import TrainResult
+from distill_dagster.judging.verdicts import JudgeTable, judge_tables
+from distill_dagster.judging.view import judge_findings
 from distill_dagster.prompts.splits import Split
 from distill_dagster.spec.students import ONLY_FOR, BaseSpec, StudentSpec
 
@@ -54,10 +56,12 @@ def evaluate(inputs: EvaluationInputs, predictions: pl.DataFrame) -> EvaluationR
     fidelity = fidelity_table(scored, spec.metrics)
     health = health_table(scored)
     identity, counts = _identity(inputs), _counts(inputs, test)
+    judge = _judge(inputs)
     again, away = second_sample(scored, spec.metrics), held_out_part(scored, measured, spec)
     further = [
         *ceiling_sentences(again, fidelity, primary),
         *held_out_sentences(away, quality, fidelity, primary),
+        *judge_findings(judge),
     ]
     return EvaluationReport(
         identity=identity,
@@ -75,6 +79,8 @@ def evaluate(inputs: EvaluationInputs, predictions: pl.DataFrame) -> EvaluationR
         health=health,
         held_out=away,
         gate=gate,
+        judge=judge,
+        harness=inputs.harness,
         students=[
             _student_facts(System.STUDENT, inputs.student),
             *(_student_facts(companion(other.name), other) for other in inputs.companions),
@@ -164,6 +170,13 @@ def _gate(inputs: EvaluationInputs, golden: pl.DataFrame) -> GateVerdict | None:
     if inputs.golden is None:
         return no_candidate(gate, inputs.student.name, inputs.candidates, str(inputs.versions.golden_set))
     return reach_verdict(gate, golden, inputs.golden.look, len(inputs.candidates), inputs.golden.unverified)
+
+
+def _judge(inputs: EvaluationInputs) -> list[JudgeTable]:
+    judged, spec = inputs.judged, inputs.spec.evaluation
+    if judged is None or spec.judge is None:
+        return []
+    return judge_tables(judged.verdicts, judged.pairs, spec.judge, inputs.spec.teacher, spec.confidence, DEFAULT_SEED)
 
 
 def _student_facts(system: str, student: TrainedStudent) -> StudentFacts:

@@ -9,6 +9,7 @@ import polars as pl
 from distill_dagster.evaluation.cost import answer_costs
 from distill_dagster.evaluation.declared_metrics import open_metrics
 from distill_dagster.evaluation.inputs import EvaluationInputs
+from distill_dagster.evaluation.judged import judgement_rows
 from distill_dagster.evaluation.model import EvaluationReport, System, companion
 from distill_dagster.evaluation.predictions import GOLDEN, build_predictions
 from distill_dagster.evaluation.report import Measurements, render_html
@@ -18,6 +19,7 @@ from distill_dagster.prompts.splits import Split
 from distill_dagster.storage import read_json, write_file, write_json
 
 PREDICTIONS_FILE = "predictions.parquet"
+JUDGEMENTS_FILE = "judgements.parquet"
 REPORT_JSON_FILE = "report.json"
 REPORT_HTML_FILE = "report.html"
 MEASUREMENTS_FILE = "measurements.json"
@@ -25,6 +27,8 @@ MEASUREMENTS_FILE = "measurements.json"
 
 def write_evaluation(folder: Path, inputs: EvaluationInputs) -> EvaluationReport:
     """Evaluates, and writes report.html, report.json, predictions.parquet and measurements.json into `folder`.
+
+    With a judge also judgements.parquet, its verdicts.
 
     report.json is a function of the inputs' rows and versions; whatever a stopwatch or the hardware decides
     is in measurements.json, and the page shows both.
@@ -47,6 +51,9 @@ def write_evaluation(folder: Path, inputs: EvaluationInputs) -> EvaluationReport
     measurements = _measurements(inputs)
     page = render_html(report, predictions.filter(pl.col("split") != GOLDEN), measurements)
     write_file(folder / PREDICTIONS_FILE, lambda aside: predictions.write_parquet(aside, compression="zstd"))
+    if inputs.judged is not None:
+        rows = judgement_rows(inputs.judged)
+        write_file(folder / JUDGEMENTS_FILE, lambda aside: rows.write_parquet(aside, compression="zstd"))
     write_json(folder / REPORT_JSON_FILE, json.loads(report.model_dump_json()))
     write_json(folder / MEASUREMENTS_FILE, measurements)
     write_file(folder / REPORT_HTML_FILE, lambda aside: aside.write_text(page, encoding="utf-8"))
@@ -54,7 +61,7 @@ def write_evaluation(folder: Path, inputs: EvaluationInputs) -> EvaluationReport
 
 
 def evaluation_version(folder: Path) -> str:
-    """The content hash of a written evaluation: every column of its predictions, and report.json.
+    """The content hash of a written evaluation: every column of its predictions and verdicts, and report.json.
 
     The predictions alone would not do: a gate, a confidence level or a row that curation dropped changes the report
     without changing an answer. Timings are in neither file.
@@ -64,6 +71,9 @@ def evaluation_version(folder: Path) -> str:
         "predictions": frame_version(predictions, predictions.columns),
         "report": read_json(folder / REPORT_JSON_FILE),
     }
+    if (folder / JUDGEMENTS_FILE).exists():
+        verdicts = pl.read_parquet(folder / JUDGEMENTS_FILE)
+        content["judgements"] = frame_version(verdicts, verdicts.columns)
     return digest(content)[:VERSION_HEX_CHARS]
 
 

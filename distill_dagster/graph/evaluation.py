@@ -6,7 +6,7 @@ from distill_dagster.evaluation.build import build_evaluation
 from distill_dagster.graph.failures import as_failure
 from distill_dagster.graph.keys import CODE_VERSION, asset_key
 from distill_dagster.graph.metadata import report_metadata, sample
-from distill_dagster.graph.pools import mark_step
+from distill_dagster.graph.pools import judge_turn, mark_step
 from distill_dagster.graph.worker import observing, pipes_launch
 from distill_dagster.project import Distillation
 
@@ -34,7 +34,8 @@ def evaluation_asset(distillation: Distillation, student: str, pool: str | None 
     def evaluation(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         mark_step(context, pool)
         with as_failure(), observing(context, key):
-            build = build_evaluation(distillation, student, pipes_launch(context), run=context.run_id)
+            turn = judge_turn(distillation, context)
+            build = build_evaluation(distillation, student, pipes_launch(context), run=context.run_id, turn=turn)
         metadata = report_metadata(build) | sample(distillation, build.side_by_side())
         return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(build.version))
 

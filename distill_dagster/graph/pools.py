@@ -6,17 +6,21 @@ keeps a core busy and cannot be interrupted (1.13.27).
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import dagster as dg
 
 from distill_dagster.process import has_ended, process_identity
+from distill_dagster.progress import tell
+from distill_dagster.project import Distillation
 from distill_dagster.spec.teacher import TeacherSpec
 
 GPU = "gpu"
 POLL_S = 1.0
 # Names the slot of a run in this process, and its owner: such a run holds one slot for all its steps.
 WHOLE_RUN = "distill run "
+# Likewise of a step that asks a judge: Dagster gives a step one pool, and an evaluation's is the GPU's.
+JUDGING = "distill judge "
 STEP_TAG = ".dagster/distill_step/"  # Dagster's prefix keeps it out of the list of runs
 
 
@@ -25,14 +29,27 @@ def teacher_pool(spec: TeacherSpec) -> str:
     return GPU if spec.is_local else f"teacher_{spec.provider}"
 
 
+def judge_turn(distillation: Distillation, context: dg.AssetExecutionContext) -> AbstractContextManager[None]:
+    """A slot of the pool that a hosted judge would have as a teacher; a local one has the step's own."""
+    judge = distillation.spec.evaluation.judge
+    pool = None if judge is None or judge.is_local else teacher_pool(judge.as_teacher())
+    return slot(context.instance, pool, context.run_id, tell, JUDGING)
+
+
 @contextmanager
-def slot(instance: dg.DagsterInstance, pool: str | None, run_id: str, say: Callable[[str], None]) -> Iterator[None]:
-    """Holds one of a pool's slots during the block, where the instance limits the pool; says so if it has to wait."""
+def slot(
+    instance: dg.DagsterInstance, pool: str | None, run_id: str, say: Callable[[str], None], holds: str = WHOLE_RUN
+) -> Iterator[None]:
+    """Holds one of a pool's slots during the block, where the instance limits the pool; says so if it has to wait.
+
+    Args:
+        holds: what of the run the slot is for.
+    """
     if pool is None or not _is_limited(instance, pool):
         yield
         return
     storage = instance.event_log_storage
-    holder = f"{WHOLE_RUN}{process_identity()}"
+    holder = f"{holds}{process_identity()}"
     try:
         waiting = False
         while not storage.claim_concurrency_slot(pool, run_id, holder).is_claimed:
@@ -71,8 +88,9 @@ def step_has_died(run: dg.DagsterRun, step_key: str) -> bool:
 
 
 def _is_dead(instance: dg.DagsterInstance, run_id: str, step_key: str) -> bool:
-    if step_key.startswith(WHOLE_RUN):
-        return has_ended(step_key.removeprefix(WHOLE_RUN))
+    for holds in (WHOLE_RUN, JUDGING):
+        if step_key.startswith(holds):
+            return has_ended(step_key.removeprefix(holds))
     run = instance.get_run_by_id(run_id)
     return run is None or run.is_finished or step_has_died(run, step_key)
 

@@ -17,6 +17,7 @@ from distill_dagster.project import Distillation
 from distill_dagster.spec.judge import PairJudgeSpec
 from distill_dagster.teachers.asking.obtaining import Purse, obtain
 from distill_dagster.teachers.asking.survey import Survey, survey
+from distill_dagster.teachers.money.estimate import store_to_read
 from distill_dagster.teachers.protocol import ResponseStatus, Teacher
 from distill_dagster.teachers.providers import make_teacher
 from distill_dagster.teachers.store.responses import ResponseStore
@@ -57,7 +58,8 @@ def plan_judgements(distillation: Distillation, pairs: pl.DataFrame, launch: Lau
     with _named():
         teacher = _teacher(distillation, spec, launch)
         requests = _requests(pairs, spec, teacher)
-        found = survey(ResponseStore(distillation.project.store_url), [requests], teacher.most_microusd)
+        with store_to_read(distillation.project.store_url) as store:
+            found = survey(store, [requests], teacher.most_microusd)
     return JudgePlan(spec.label, len(pairs), len(pairs) - len(requests) // len(ORDERS), found)
 
 

@@ -15,13 +15,12 @@ def judge_findings(tables: Sequence[JudgeTable]) -> list[str]:
 
 
 def judge_markdown(tables: Sequence[JudgeTable]) -> str:
-    """Findings, a table with a row an opponent, and the disclosure; empty where nothing was judged."""
+    """The disclosure and a table with a row an opponent; empty where nothing was judged."""
     if not tables:
         return ""
     header = ["student against", "win rate", "wins / ties / losses", "flips of decisive pairs", "first answer chosen"]
     header += ["win rate at like length", "length", "unusable", "n (groups)"]
-    lines = [f"- {sentence}" for sentence in judge_findings(tables)]
-    lines += [f"- {_plain(sentence)}" for sentence in dict.fromkeys(table.disclosure for table in tables)]
+    lines = [f"- {_plain(sentence)}" for sentence in dict.fromkeys(table.disclosure for table in tables)]
     lines += ["", _line(header), _line([":--", *["--:"] * (len(header) - 1)])]
     lines += [_row(table) for table in tables]
     return "\n".join(lines) + "\n"

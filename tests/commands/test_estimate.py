@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 
 from distill_dagster.cli import main
 from distill_dagster.project import Distillation
+from distill_dagster.prompts.build import build_prompts
 from tests.fakes.anthropic_server import AnthropicServer
 from tests.teachers.hosted import answer, rows, spec
 
@@ -30,6 +31,7 @@ KEYS = {
     "basis",
     "notes",
     "capture",
+    "judge",
 }
 
 
@@ -113,3 +115,32 @@ def test_a_local_teacher_is_free(declare: Declare, tiny_model: Path) -> None:
 
     assert result.stdout.strip().endswith("3 answers are missing; calls of a local teacher cost no money")
     assert [as_json[name] for name in ("input_tokens", "messages", "batches", "budget")] == [None] * 4
+
+
+def test_a_judge_is_estimated_before_there_is_any_answer(declare: Declare, claude: AnthropicServer) -> None:
+    """Nothing but prompts is there: test rows, two opponents, two orders, answers as long as they may be."""
+    students = "students: {one: {base: {model: org/model}}, two: {base: {model: org/model}}}"
+    judge = "{provider: anthropic, model: claude-opus-5-5, against: [teacher, base]}"
+    distillation = declare(f"{spec()}\n{students}\nevaluation: {{judge: {judge}}}\n", rows__jsonl=rows(60))
+
+    result, found = call(distillation), json.loads(call(distillation, "--json").stdout)["judge"]
+
+    test_rows = sum(made.frame["split"].eq("test").sum() for made in build_prompts(distillation).partitions.values())
+    assert (found["judge"], found["pairs"]) == ("claude-opus-5-5 (anthropic)", 2 * 2 * test_rows)
+    assert (found["missing"], found["stored"], found["without_call"]) == (8 * test_rows, 0, 0)
+    assert found["basis"] == "answers of one, two taken to be 50 tokens of 4 bytes, as no answer is in a dataset yet"
+    dollars_more = f"the judge: at most ${found['most_microusd'] / 1e6:.4f} more, from the same budget"
+    assert result.stdout.strip().splitlines()[-1] == dollars_more
+    assert claude.accepted == []
+    assert not (distillation.project.home / "responses.sqlite").exists()
+
+
+@pytest.mark.parametrize("without", ["students", "judge"])
+def test_without_students_or_judge_there_is_nothing_to_judge(declare: Declare, without: str) -> None:
+    blocks = {
+        "students": "students: {one: {base: {model: org/model}}}",
+        "judge": "evaluation: {judge: {provider: anthropic, model: claude-opus-5-5}}",
+    }
+    kept = "\n".join(block for name, block in blocks.items() if name != without)
+
+    assert json.loads(call(declare(f"{spec()}\n{kept}\n", rows__jsonl=rows(3)), "--json").stdout)["judge"] is None

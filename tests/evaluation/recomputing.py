@@ -22,10 +22,10 @@ def scripts() -> dict[str, str]:
     return dict(blocks)
 
 
-def run(script: str, predictions: Path) -> list[list[str]]:
+def run(script: str, *files: Path) -> list[list[str]]:
     """The fields of each line that a script prints; it cannot import this package."""
     command = [sys.executable, "-I", "-c", f"import sys; sys.modules['distill_dagster'] = None\n{script}"]
-    done = subprocess.run([*command, str(predictions)], capture_output=True, text=True, check=True, cwd="/")
+    done = subprocess.run([*command, *map(str, files)], capture_output=True, text=True, check=True, cwd="/")
     return [line for line in csv.reader(io.StringIO(done.stdout), delimiter=",") if line]
 
 

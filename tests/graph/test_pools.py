@@ -13,7 +13,7 @@ from distill_dagster.graph.definitions import build_assets, build_definitions
 from distill_dagster.graph.instance_home import PROCESS_TAG, fail_dead_runs, open_instance
 from distill_dagster.graph.keys import asset_key
 from distill_dagster.graph.partitions import range_tags
-from distill_dagster.graph.pools import STEP_TAG, WHOLE_RUN, slot
+from distill_dagster.graph.pools import JUDGING, STEP_TAG, WHOLE_RUN, free_dead_slots, judge_turn, slot
 from distill_dagster.graph.run import Outcome, Runner
 from distill_dagster.plan import Request
 from distill_dagster.process import process_identity
@@ -214,3 +214,28 @@ def test_settings_of_an_earlier_release_limit_nothing(declare: Declare, claude: 
         with slot(instance, POOL, "one", pytest.fail), slot(instance, POOL, "another", pytest.fail):
             assert held(instance) == []
         assert run(distillation, instance).failure is None
+
+
+def judged(declare: Declare) -> Distillation:
+    judge = "evaluation: {judge: {provider: anthropic, model: claude-opus-5-5}}\n"
+    return declare(spec(STUDENTS + judge), rows__jsonl="")
+
+
+def test_a_judge_is_asked_from_a_place_in_its_pool(declare: Declare, instance: dg.DagsterInstance) -> None:
+    context = dg.build_asset_context(instance=instance)
+    run_id = context.run_id
+
+    with slot(instance, "gpu", run_id, pytest.fail):
+        with judge_turn(judged(declare), context):
+            assert (held(instance), held(instance, "gpu")) == ([run_id], [run_id])
+        assert (held(instance), held(instance, "gpu")) == ([], [run_id])
+        with judge_turn(declare(spec(STUDENTS), rows__jsonl=""), context):
+            assert held(instance) == []
+
+
+def test_the_place_of_a_judging_process_that_is_gone_is_freed(instance: dg.DagsterInstance) -> None:
+    assert claim(instance, "judging-run", f"{JUDGING}{GONE}")
+
+    free_dead_slots(instance)
+
+    assert held(instance) == []

@@ -63,7 +63,7 @@ def estimate(distillation: Distillation, partitions: Sequence[str] | None = None
     prompts = _prompts(build_prompts(distillation), partitions)
     requests = _DeclaredRequests(prompts, distillation.spec.teacher.samples, teacher.identity)
     missing = Missing(teacher)
-    with _store(distillation.project.store_url) as store:
+    with store_to_read(distillation.project.store_url) as store:
         found = survey(store, requests, missing.add)
         so_far = _declared(distillation, teacher, prompts, found)
         if not isinstance(teacher, AnthropicTeacher | OpenAiTeacher):
@@ -133,7 +133,7 @@ def _prompts(build: PromptBuild, partitions: Sequence[str] | None) -> _Prompts:
 
 
 @contextmanager
-def _store(url: str) -> Iterator[ResponseStore]:
+def store_to_read(url: str) -> Iterator[ResponseStore]:
     """The response store to read; an empty one of a moment where there is none yet, since opening would make it."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite" and parsed.database and not Path(parsed.database).exists():
