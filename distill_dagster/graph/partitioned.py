@@ -32,7 +32,7 @@ from distill_dagster.logits.estimate import require_room
 from distill_dagster.logits.index import INDEX_SCHEMA
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.build import PromptBuild, build_prompts
-from distill_dagster.prompts.store import PROMPTS_SCHEMA, write_prompts, write_skipped
+from distill_dagster.prompts.store import PROMPTS_SCHEMA, write_prompts, write_settings, write_skipped
 from distill_dagster.teachers.anthropic.teacher import AnthropicTeacher
 from distill_dagster.teachers.outputs import (
     OUTPUTS_SCHEMA,
@@ -141,6 +141,7 @@ def _make_prompts(
         context.log.warning(
             f"{len(build.bad)} rows are no prompts; they are listed in {write_skipped(distillation, build.bad)}"
         )
+    write_settings(distillation, build.render_key, build.settings)
     for partition in sorted(wanted.intersection(build.partitions)):
         made = build.partitions[partition]
         write_prompts(distillation, partition, made)
