@@ -102,7 +102,7 @@ class _Inputs:
         return versions | ({GOLDEN_SET: self.golden} if self.golden is not None else {})
 
     def key(self, spec: DistillationSpec) -> str:
-        return build_key(ASSET, STAGE_NUMBER, self.versions, _settings(spec))
+        return build_key(ASSET, STAGE_NUMBER, self.versions, curation_settings(spec))
 
 
 def dataset_build_key(distillation: Distillation, is_current: IsCurrent | None = None) -> str | None:
@@ -202,7 +202,7 @@ def _check(distillation: Distillation, inputs: _Inputs) -> None:
     check_held_out(distillation.spec.evaluation.held_out_partitions, inputs.prompts)
 
 
-def _settings(spec: DistillationSpec) -> dict[str, Any]:
+def curation_settings(spec: DistillationSpec) -> dict[str, Any]:
     """The settings that decide which rows are kept; which partitions may be missing shows in the inputs."""
     settings = spec.curation.model_dump(mode="json", exclude={"allow_missing"})
     settings["drop"] = sorted(set(spec.curation.drop))
@@ -229,7 +229,7 @@ def _make(distillation: Distillation, inputs: _Inputs, key: str) -> BuildRecord:
         counts=counts | {f"dropped_{reason}": count for reason, count in curated.drop_counts.items()},
         details={
             "missing_partitions": list(inputs.missing),
-            "curation": _settings(distillation.spec),
+            "curation": curation_settings(distillation.spec),
             "authorization": distillation.spec.teacher.authorization,
         },
     )

@@ -38,6 +38,12 @@ class CallPlan:
         """All of them."""
         return sum(self.partitions.values(), TeacherCalls())
 
+    @property
+    def most(self) -> int:
+        """The most new calls of a run: one that travels in a batch may yet come back unanswered, and be sent again."""
+        total = self.total
+        return total.needed + total.in_batches
+
 
 def plan_calls(
     distillation: Distillation, teacher: Teacher, due: Mapping[str, PlacedRows], store: ResponseStore | None
@@ -86,4 +92,3 @@ def _count(found: CallPlan, requests: pl.DataFrame, store: ResponseStore | None)
         answered = requests.filter(~pl.col("request_key").is_in(unanswered.implode()))
         found.answered.append(answered.head(USUAL_SAMPLE))
     return TeacherCalls(needed=len(needed), stored=stored, in_batches=len(travelling))
-

@@ -3,11 +3,16 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from distill_dagster.lineage.builds import Builds
 from distill_dagster.plan import PartitionedPlan
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.build import PromptBuild
 from distill_dagster.prompts.changes import Changes
 from distill_dagster.prompts.store import read_settings
+from distill_dagster.storage import read_current
+from distill_dagster.teachers.answered_by import read_teacher, teacher_fields
+from distill_dagster.teachers.outputs import ASSET as OUTPUTS
+from distill_dagster.teachers.protocol import TeacherIdentity
 
 UNRECORDED = "the declaration changed"
 
@@ -66,10 +71,24 @@ class PromptCauses:
         return fields or ["how prompts are rendered, by a newer release"]
 
 
-def output_causes(plan: PartitionedPlan, partition: str, has_answers: bool, teacher_changed: bool) -> tuple[str, ...]:
+def output_causes(
+    distillation: Distillation, upstream: PartitionedPlan, partition: str, identity: TeacherIdentity
+) -> tuple[str, ...]:
     """Why a partition's answers are not those of its prompts and the declared teacher."""
-    if partition in plan.prompts:
-        return (f"prompts: {plan.prompts[partition]}",)
-    if not has_answers:
+    current = read_current(distillation.files.asset(OUTPUTS, partition))
+    if current is None:
         return ("not answered yet",)
-    return ("the declared teacher",) if teacher_changed else ("what the declaration demands of answers",)
+    causes = [f"prompts {upstream.prompts[partition]}"] if partition in upstream.prompts else []
+    record = Builds(distillation.project.home).find(current.build_key) if current.build_key else None
+    answered_by = record.inputs.get("teacher") if record is not None else None
+    if answered_by != identity.digest:
+        causes += _teacher_fields(distillation, answered_by, identity)
+    return tuple(causes) or ("what the declaration asks of answers",)
+
+
+def _teacher_fields(distillation: Distillation, before: str | None, identity: TeacherIdentity) -> list[str]:
+    known = read_teacher(distillation, before) if before is not None else None
+    if known is None:
+        return ["teacher"]
+    now = teacher_fields(identity)
+    return changed_fields(known, now, "teacher") or ["teacher"]

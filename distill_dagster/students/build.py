@@ -68,7 +68,9 @@ def student_build_key(distillation: Distillation, name: str) -> str | None:
     inputs = _inputs(distillation, spec, dataset.version)
     if inputs is None:
         return None
-    settings = {"student": f"{distillation.name}/{name}"} | _settings(spec)  # weights lie under the student's name
+    settings = {"student": f"{distillation.name}/{name}"} | student_settings(
+        spec
+    )  # weights lie under the student's name
     return build_key("student", STAGE_NUMBER, inputs, settings)
 
 
@@ -159,7 +161,7 @@ def _train(distillation: Distillation, name: str, key: str, work: Path, launch: 
             "objective": spec.objective,
             "targets": spec.targets,
             "capture": _capture(distillation) if spec.objective == "logit" else None,
-            "settings": _settings(spec),
+            "settings": student_settings(spec),
             "base": spec.base.model_dump(mode="json", exclude_none=True),
             "base_version": base_digest,
             "teacher": distillation.spec.teacher.model,
@@ -281,7 +283,8 @@ def _inputs(distillation: Distillation, spec: StudentSpec, dataset_version: str)
     return inputs
 
 
-def _settings(spec: StudentSpec) -> dict[str, Any]:
+def student_settings(spec: StudentSpec) -> dict[str, Any]:
+    """The settings that decide what training comes to."""
     settings = spec.model_dump(mode="json", exclude=set(NOT_IDENTITY))
     if spec.precision == "auto":
         del settings["precision"]

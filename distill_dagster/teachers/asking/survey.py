@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from distill_dagster.errors import PlanError
 from distill_dagster.teachers.asking.requests import Requests
 from distill_dagster.teachers.store.responses import ResponseStore
 
@@ -55,6 +56,19 @@ def survey(
         if most_microusd is not None and len(new):
             most += int(most_microusd(new).sum())
     return Survey(needed, stored, in_batches, missing, missing_bytes, most)
+
+
+def check_plan(missing: int, most_calls: int | None) -> None:
+    """Makes sure that no more is asked than was planned.
+
+    Raises:
+        PlanError: more requests are missing.
+    """
+    if most_calls is not None and missing > most_calls:
+        raise PlanError(
+            f"{missing:,} requests have no answer, and the plan has {most_calls:,}: since it was made, the source or "
+            "the response store changed. Nothing was asked; run again to plan anew"
+        )
 
 
 def open_requests(store: ResponseStore, requests: Requests) -> Iterator[pl.DataFrame]:
