@@ -28,6 +28,7 @@ def make_spec(**evaluation: object) -> DistillationSpec:
             "prompts": {"source": {"jsonl": "*.jsonl"}, "prompt": "{{ question }}", "reference": "answer"},
             "teacher": {"provider": "transformers", "model": "smollm2-135m-instruct", "max_tokens": 96},
             "students": {"sft": {"base": {"prune": "teacher", "layers": 16}}},
+            "golden_set": {"jsonl": "golden.jsonl"},
             "evaluation": {"gate": {"metric": "rouge_l", "max_degradation": 0.05}, **evaluation},
         }
     )
