@@ -78,9 +78,8 @@ def asked_observation(
         return dg.AssetObservation(key, description=f"{new:,} answers in this run{of_plan}", metadata=metadata)
     cost = paid.cost_microusd / MICRO
     metadata["cost USD of this run"] = dg.MetadataValue.float(cost)
-    return dg.AssetObservation(
-        key, description=f"{new:,} answers for ${cost:,.4f} in this run{of_plan}", metadata=metadata
-    )
+    description = f"{new:,} answers for ${cost:,.4f} in this run{of_plan}"
+    return dg.AssetObservation(key, description=description, metadata=metadata)
 
 
 def logits_metadata(logits: LogitsPartition) -> Metadata:
