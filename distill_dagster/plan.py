@@ -6,7 +6,6 @@ from enum import StrEnum
 
 from distill_dagster.dataset.build import dataset_current
 from distill_dagster.errors import DistillError
-from distill_dagster.evaluation.build import evaluation_current
 from distill_dagster.golden.build import golden_current
 from distill_dagster.logits.build import logits_current
 from distill_dagster.logits.declared import capture_identity, needs_logits
@@ -172,6 +171,8 @@ def plan_rest(distillation: Distillation, identity: TeacherIdentity, students: S
             why = "the dataset may change" if dataset_due else "not trained yet on this dataset with these settings"
             steps.append(Step(Asset.STUDENT, name, why))
     for name in students:
+        from distill_dagster.evaluation.build import evaluation_current  # loads SciPy, for those who have students only
+
         if due or not evaluation_current(distillation, name):
             why = "a student may change" if due else "not evaluated yet with these settings"
             steps.append(Step(Asset.EVALUATION, name, why))

@@ -7,8 +7,6 @@ import polars as pl
 
 from distill_dagster.dataset.build import ASSET as DATASET
 from distill_dagster.dataset.build import curation_settings, dataset_current
-from distill_dagster.evaluation.build import asset_of as evaluation_asset
-from distill_dagster.evaluation.build import evaluation_current
 from distill_dagster.lineage.manifests import MANIFEST_FILE, read_manifest
 from distill_dagster.plan import Asset, PartitionedPlan
 from distill_dagster.planning.causes import changed_fields
@@ -127,7 +125,9 @@ def _student(distillation: Distillation, name: str, dataset: Effect, logits_due:
 def _evaluation(distillation: Distillation, name: str, students: dict[str, Effect], dataset: Effect) -> Effect:
     if dataset.action == "none" and dataset.why:
         return Effect("none", ("there is no student to measure",))
-    if read_current(distillation.files.asset(evaluation_asset(name))) is None:
+    from distill_dagster.evaluation.build import asset_of, evaluation_current  # loads SciPy
+
+    if read_current(distillation.files.asset(asset_of(name))) is None:
         return Effect("will", ("not evaluated yet",))
     for action in ("will", "may"):
         causes = tuple(f"student {other}" for other, effect in students.items() if effect.action == action)
