@@ -36,7 +36,14 @@ attributes:
   curation: {{drop: []}}
 """
 SOURCES = {"parquet": "{parquet: rows.parquet}", "python": "{python: corpus.rows}", "jsonl": "{jsonl: rows.jsonl}"}
-CORPUS = "import polars as pl\nfrom pathlib import Path\n\n\ndef rows():\n    return pl.read_parquet(Path(__file__).with_name('rows.parquet'))\n"
+CORPUS = """from pathlib import Path
+
+import polars as pl
+
+
+def rows():
+    return pl.read_parquet(Path(__file__).with_name("rows.parquet"))
+"""
 EDITED_SHARE = 100
 COLUMNS = ("request_key", "provider", "model", "identity", "status", "text", "content", "input_tokens", "output_tokens",
            "cost_microusd", "transport", "client_version", "created_at")  # fmt: skip
@@ -132,14 +139,9 @@ def measure(prompts: int, partitions: int, source: str, folder: Path) -> None:
     if "nothing to do" not in idle.output:
         raise SystemExit(idle.output)
     found = f"{plan['rows']['changed']:,} changed rows, {plan['calls']['needed']:,} calls"
-    for name, one in (
-        ("first run, all answers stored", made),
-        (f"plan ({found})", planned),
-        ("run, nothing due", idle),
-    ):
-        print(
-            f"{prompts:>9,} prompts  {one.seconds:7.1f} s  {one.cpu_seconds:7.1f} s cpu  {one.peak_mib:7.0f} MiB  {name}"
-        )
+    for name, one in (("first run", made), (f"plan ({found})", planned), ("run, nothing due", idle)):
+        spent = f"{one.seconds:7.1f} s  {one.cpu_seconds:7.1f} s cpu  {one.peak_mib:7.0f} MiB"
+        print(f"{prompts:>9,} prompts  {spent}  {name}", flush=True)
 
 
 def main() -> None:
