@@ -116,5 +116,8 @@ def _money(estimate: CallEstimate) -> str:
 
 def _students(students: Sequence[AssetPlan]) -> str:
     words = {"will": "will be trained", "may": "may be trained again", "none": "stay"}
-    by_action = {action: [str(row.name) for row in students if row.action == action] for action in words}
-    return "; ".join(f"{', '.join(names)} {words[action]}" for action, names in by_action.items() if names)
+    by_words: dict[str, list[str]] = {}
+    for row in students:
+        told = "of an earlier run taken over" if row.adopts else words[row.action]
+        by_words.setdefault(told, []).append(str(row.name))
+    return "; ".join(f"{', '.join(names)} {told}" for told, names in by_words.items())

@@ -120,6 +120,11 @@ def dataset_build_key(distillation: Distillation, is_current: IsCurrent | None =
     return inputs.key(distillation.spec)
 
 
+def dataset_key_for(distillation: Distillation, prompts: Mapping[str, str], outputs: Mapping[str, str]) -> str:
+    """The build key that versions of prompts and answers, by partition, would give with the current golden set."""
+    return _Inputs(prompts, outputs, (), golden_version(distillation)).key(distillation.spec)
+
+
 def dataset_current(distillation: Distillation, is_current: IsCurrent | None = None) -> bool:
     """Whether the current dataset is the one the present inputs give."""
     current = read_current(distillation.files.asset(ASSET))

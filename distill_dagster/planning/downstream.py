@@ -1,7 +1,7 @@
 """What becomes of dataset, students and evaluations: surely another version, perhaps another, or the same."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
@@ -9,6 +9,7 @@ from distill_dagster.dataset.build import ASSET as DATASET
 from distill_dagster.dataset.build import curation_settings, dataset_current
 from distill_dagster.lineage.manifests import MANIFEST_FILE, read_manifest
 from distill_dagster.plan import Asset, PartitionedPlan
+from distill_dagster.planning.adoption import adopted_dataset, adopted_student
 from distill_dagster.planning.causes import changed_fields
 from distill_dagster.planning.model import Action, AssetPlan
 from distill_dagster.project import Distillation
@@ -21,10 +22,15 @@ from distill_dagster.teachers.protocol import TeacherIdentity
 
 @dataclass(frozen=True)
 class Effect:
-    """What becomes of one asset, and why."""
+    """What becomes of one asset, why, and which earlier version it takes over."""
 
     action: Action
     why: tuple[str, ...] = ()
+    adopts: str | None = None
+
+    def plan(self, asset: Asset, name: str | None = None) -> AssetPlan:
+        """As a row of the plan."""
+        return AssetPlan(asset=asset, name=name, action=self.action, why=self.why, adopts=self.adopts)
 
 
 def plan_downstream(
@@ -43,16 +49,12 @@ def plan_downstream(
         students: those meant.
     """
     dataset = _dataset(distillation, identity, upstream, golden_due)
-    plans = [AssetPlan(asset=Asset.DATASET, action=dataset.action, why=dataset.why)]
+    if dataset.action != "none":
+        adopts = adopted_dataset(distillation, identity, upstream, golden_due=golden_due)
+        dataset = replace(dataset, action="will", adopts=adopts) if adopts is not None else dataset
     effects = {name: _student(distillation, name, dataset, bool(upstream.logits)) for name in students}
-    plans += [
-        AssetPlan(asset=Asset.STUDENT, name=name, action=effect.action, why=effect.why)
-        for name, effect in effects.items()
-    ]
-    for name in students:
-        effect = _evaluation(distillation, name, effects, dataset)
-        plans.append(AssetPlan(asset=Asset.EVALUATION, name=name, action=effect.action, why=effect.why))
-    return plans
+    plans = [dataset.plan(Asset.DATASET), *(effect.plan(Asset.STUDENT, name) for name, effect in effects.items())]
+    return plans + [_evaluation(distillation, name, effects, dataset).plan(Asset.EVALUATION, name) for name in students]
 
 
 def _dataset(
@@ -114,7 +116,8 @@ def _student(distillation: Distillation, name: str, dataset: Effect, logits_due:
     trained = read_manifest(folder)["details"]["settings"]
     settings = changed_fields(trained, student_settings(spec), f"students.{name}")
     if dataset.action == "will" or settings:
-        return Effect("will", (*settings, *(["dataset"] if dataset.action == "will" else [])))
+        adopts = adopted_student(distillation, name, dataset.adopts) if dataset.adopts else None
+        return Effect("will", (*settings, *(["dataset"] if dataset.action == "will" else [])), adopts)
     if dataset.action == "may":
         return Effect("may", ("dataset",))
     if spec.objective == "logit" and logits_due:

@@ -61,6 +61,7 @@ class AssetPlan(_Model):
         rows: of `prompts`.
         calls: of `teacher_outputs`.
         sequences: of `teacher_logits`: the most to be captured.
+        adopts: the version of an earlier build that is taken over, so that nothing is made anew.
     """
 
     asset: str
@@ -71,6 +72,7 @@ class AssetPlan(_Model):
     rows: RowChanges | None = None
     calls: TeacherCalls | None = None
     sequences: int | None = None
+    adopts: str | None = None
 
 
 class CallEstimate(_Model):

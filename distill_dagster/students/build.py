@@ -62,10 +62,13 @@ def asset_of(name: str) -> str:
 def student_build_key(distillation: Distillation, name: str) -> str | None:
     """The build key of a student; None while there is no dataset, or its rows' logits are not captured."""
     dataset = read_current(distillation.files.asset("dataset"))
-    if dataset is None:
-        return None
+    return None if dataset is None else student_key_for(distillation, name, dataset.version)
+
+
+def student_key_for(distillation: Distillation, name: str, dataset_version: str) -> str | None:
+    """The build key of a student on a version of the dataset; None while the logits of its rows are not captured."""
     spec = _spec(distillation, name)
-    inputs = _inputs(distillation, spec, dataset.version)
+    inputs = _inputs(distillation, spec, dataset_version)
     if inputs is None:
         return None
     settings = {"student": f"{distillation.name}/{name}"} | student_settings(

@@ -77,12 +77,15 @@ class OutputsBuild:
 def outputs_build_key(distillation: Distillation, partition: str, identity: TeacherIdentity) -> str | None:
     """The build key of a partition's answers; None while it has no prompts."""
     prompts = read_current(distillation.files.asset("prompts", partition))
-    if prompts is None:
-        return None
+    return None if prompts is None else outputs_key_for(distillation, prompts.version, identity)
+
+
+def outputs_key_for(distillation: Distillation, prompts_version: str, identity: TeacherIdentity) -> str:
+    """The build key of the answers to a version of prompts."""
     spec = distillation.spec.teacher
     settings: dict[str, Any] = {"teacher": identity.digest, "samples": spec.samples}
     assessed = Assessor(spec, distillation.folder, distillation.project.root).settings()
-    return build_key(ASSET, STAGE_NUMBER, {"prompts": prompts.version}, settings | assessed)
+    return build_key(ASSET, STAGE_NUMBER, {"prompts": prompts_version}, settings | assessed)
 
 
 def outputs_current(distillation: Distillation, partition: str, identity: TeacherIdentity) -> bool:

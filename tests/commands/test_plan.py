@@ -60,7 +60,7 @@ def test_json_is_a_contract(declare: Declare, claude: AnthropicServer) -> None:
         "most_microusd",
         "budget_left_microusd",
     }
-    absent = {"name": None, "partition": None, "rows": None, "calls": None, "sequences": None}
+    absent = {"name": None, "partition": None, "rows": None, "calls": None, "sequences": None, "adopts": None}
     changes = {"unchanged": 9, "new": 0, "changed": 1, "removed": 0}
     calls = {"needed": 1, "stored": 9, "in_batches": 0}
     assert content == {

@@ -129,7 +129,7 @@ def test_a_partition_that_left_the_source_is_removed(declare: Declare, claude: A
 def test_a_template_changed_and_changed_back_names_its_field_and_needs_no_call(
     declare: Declare, claude: AnthropicServer
 ) -> None:
-    make(declare(SPEC, rows__jsonl=rows()))
+    version = build_dataset(make(declare(SPEC, rows__jsonl=rows()))).version
     worded = SPEC.replace("{{ question }}", "Please: {{ question }}")
 
     before = make_plan(declare(worded, rows__jsonl=rows()))
@@ -140,6 +140,7 @@ def test_a_template_changed_and_changed_back_names_its_field_and_needs_no_call(
     assert row(before, "prompts", "t1").why == row(back, "prompts", "t1").why == ("prompts.prompt",)
     assert (before.calls, back.calls) == (TeacherCalls(needed=30), TeacherCalls(stored=30))
     assert back.estimate is None
+    assert row(back, "dataset").adopts == version
 
 
 def test_several_fields_and_an_edit_are_all_named(declare: Declare, claude: AnthropicServer) -> None:
