@@ -51,10 +51,19 @@ def plan_downstream(
     dataset = _dataset(distillation, identity, upstream, golden_due)
     if dataset.action != "none":
         adopts = adopted_dataset(distillation, identity, upstream, golden_due=golden_due)
-        dataset = replace(dataset, action="will", adopts=adopts) if adopts is not None else dataset
+        if adopts is not None:
+            dataset = _adopting(distillation, dataset, adopts)
     effects = {name: _student(distillation, name, dataset, bool(upstream.logits)) for name in students}
     plans = [dataset.plan(Asset.DATASET), *(effect.plan(Asset.STUDENT, name) for name, effect in effects.items())]
     return plans + [_evaluation(distillation, name, effects, dataset).plan(Asset.EVALUATION, name) for name in students]
+
+
+def _adopting(distillation: Distillation, dataset: Effect, adopts: str) -> Effect:
+    """What is known once the dataset's coming version is: nothing that follows changes where it is the present one."""
+    current = read_current(distillation.files.asset(DATASET))
+    if current is not None and current.version == adopts:
+        return Effect("none")
+    return replace(dataset, action="will", adopts=adopts)
 
 
 def _dataset(
