@@ -125,13 +125,22 @@ def _student(distillation: Distillation, name: str, dataset: Effect, logits_due:
     trained = read_manifest(folder)["details"]["settings"]
     settings = changed_fields(trained, student_settings(spec), f"students.{name}")
     if dataset.action == "will" or settings:
-        adopts = adopted_student(distillation, name, dataset.adopts) if dataset.adopts else None
+        coming = _coming_dataset(distillation, dataset)
+        adopts = adopted_student(distillation, name, coming) if coming is not None else None
         return Effect("will", (*settings, *(["dataset"] if dataset.action == "will" else [])), adopts)
     if dataset.action == "may":
         return Effect("may", ("dataset",))
     if spec.objective == "logit" and logits_due:
         return Effect("may", ("teacher_logits",))
     return Effect("none") if student_current(distillation, name) else Effect("will", ("its base or captured logits",))
+
+
+def _coming_dataset(distillation: Distillation, dataset: Effect) -> str | None:
+    """The version that students will be trained on, where it is known."""
+    if dataset.action == "none":
+        current = read_current(distillation.files.asset(DATASET))
+        return current.version if current is not None else None
+    return dataset.adopts
 
 
 def _evaluation(distillation: Distillation, name: str, students: dict[str, Effect], dataset: Effect) -> Effect:
