@@ -65,7 +65,7 @@ def parse_object(line: bytes) -> dict[str, Any]:
         RowError: invalid UTF-8, not JSON (NaN and infinity are not), or not an object.
     """
     try:
-        value = json.loads(line.decode("utf-8"), parse_constant=_no_constant)
+        value = _DECODER.decode(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise RowError(f"not valid UTF-8 at byte {error.start + 1} of the line; save the file as UTF-8") from None
     except json.JSONDecodeError as error:
@@ -187,6 +187,9 @@ def _csv_row(where: str, header: list[str], cells: list[str]) -> Row | BadRow:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON; write null")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
 
 
 def _kind(value: Any) -> str:
