@@ -85,8 +85,10 @@ def _hashed(rows: pl.DataFrame, known: pl.Series) -> pl.DataFrame:
     hashed = rows.with_columns(row_hash=sha256_hex(pl.col("row")))
     if known.is_empty():
         return hashed
-    is_known = pl.col("row_hash").is_in(known.implode())
-    return hashed.with_columns(row=pl.when(is_known).then(None).otherwise("row"))
+    marked = hashed.join(
+        known.to_frame("row_hash").with_columns(is_known=True), "row_hash", "left", maintain_order="left"
+    )
+    return marked.with_columns(row=pl.when("is_known").then(None).otherwise("row")).drop("is_known")
 
 
 def _distinct(rows: pl.DataFrame) -> pl.DataFrame:
