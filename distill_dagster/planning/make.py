@@ -40,7 +40,8 @@ def make_plan(distillation: Distillation) -> Plan:
 def planned_calls(distillation: Distillation, teacher: Teacher, upstream: PartitionedPlan) -> CallPlan:
     """The teacher calls that the answers of a plan's partitions need; the response store is only read."""
     due = {name: upstream.build.placed[name] for name in upstream.outputs}
-    return plan_calls(distillation, teacher, due, ResponseStore.to_read(distillation.project.store_url))
+    answered = [name for name in due if outputs_current(distillation, name, teacher.identity)]
+    return plan_calls(distillation, teacher, due, ResponseStore.to_read(distillation.project.store_url), answered)
 
 
 class _Planning:

@@ -12,6 +12,7 @@ from distill_dagster.planning.model import AssetPlan, Plan, RowChanges, TeacherC
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.build import build_prompts
 from distill_dagster.prompts.store import write_settings
+from distill_dagster.teachers.store.responses import ResponseStore
 from tests.fakes.anthropic_server import AnthropicServer, default_script, prompt_of, refusal
 from tests.teachers.hosted import answer
 
@@ -233,6 +234,19 @@ def test_rows_to_mend_stop_what_follows(declare: Declare, claude: AnthropicServe
     assert not plan.is_empty
     assert row(plan, "dataset").action == "none"
     assert "the rows of t0 have to be mended" in row(plan, "dataset").why[0]
+
+
+def test_answers_of_unchanged_prompts_are_asked_again_where_the_store_is_another(
+    declare: Declare, claude: AnthropicServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    make(declare(SPEC, rows__jsonl=rows()))
+    monkeypatch.setenv("DISTILL_STORE_URL", f"sqlite:///{tmp_path / 'other.sqlite'}")
+
+    without = make_plan(declare(SPEC, rows__jsonl=rows(q7="another question")))
+    ResponseStore(declare(SPEC).project.store_url)
+    empty = make_plan(declare(SPEC))
+
+    assert without.calls == empty.calls == TeacherCalls(needed=10)
 
 
 @pytest.mark.parametrize("made", [False, True])
