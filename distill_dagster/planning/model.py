@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 Action = Literal["none", "will", "may"]
 
 

@@ -64,7 +64,7 @@ class PlacedRows:
         if self.stored is None or not self.stored.rows:
             return False
         first = pl.read_parquet(self.stored.path, columns=["split"], n_rows=1)["split"][0]
-        return (first == Split.HELD_OUT.value) != (self.partition in self.dealing.held_out)
+        return bool(first == Split.HELD_OUT.value) != (self.partition in self.dealing.held_out)
 
     def kept(self, columns: list[str] | None = None) -> pl.DataFrame:
         """The stored prompts that are taken over, by prompt_id: PROMPTS columns, or some of them."""
