@@ -69,11 +69,13 @@ def asked_observation(
         metadata["answers stored before"] = dg.MetadataValue.int(max(0, asked.stored - collected))
     of_plan = ""
     if planned is not None:
+        # What travels in a batch is made; of a run that was cut short only the accounts know.
+        made = asked.answered + asked.in_batches if asked.needed else new
         metadata |= {
             "teacher calls planned": dg.MetadataValue.int(planned),
-            "teacher calls made": dg.MetadataValue.int(asked.answered),
+            "teacher calls made": dg.MetadataValue.int(made),
         }
-        of_plan = f", {asked.answered:,} of {planned:,} planned calls made"
+        of_plan = f", {made:,} of {planned:,} planned calls made"
     if paid is None:
         return dg.AssetObservation(key, description=f"{new:,} answers in this run{of_plan}", metadata=metadata)
     cost = paid.cost_microusd / MICRO
