@@ -104,6 +104,17 @@ def release(ctx: click.Context, name: str, student: str, override: str | None) -
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.pass_context
+def plan(ctx: click.Context, name: str, as_json: bool) -> None:
+    """Show what `run` would do now, why, and what it would cost; pays and writes nothing."""
+    from distill_dagster.commands.plan import make_plan, print_plan
+
+    print_plan(make_plan(_distillation(ctx, name)), as_json=as_json)
+
+
+@main.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.pass_context
 def status(ctx: click.Context, name: str, as_json: bool) -> None:
     """Show where each asset stands."""
     from distill_dagster.commands.status import print_status, status_of

@@ -33,6 +33,10 @@ class BudgetError(TeacherError):
     """The next request could cost more than the distillation may still spend."""
 
 
+class PlanError(DistillError):
+    """A run would ask the teacher more than its plan says."""
+
+
 class DatasetError(DistillError):
     """The dataset cannot be built: partitions missing, or nothing left to train on."""
 

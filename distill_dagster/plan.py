@@ -6,13 +6,12 @@ from enum import StrEnum
 
 from distill_dagster.dataset.build import dataset_current
 from distill_dagster.errors import DistillError
-from distill_dagster.evaluation.build import evaluation_current
 from distill_dagster.golden.build import golden_current
 from distill_dagster.logits.build import logits_current
 from distill_dagster.logits.declared import capture_identity, needs_logits
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.build import PromptBuild, build_prompts
-from distill_dagster.prompts.store import prompts_version
+from distill_dagster.prompts.changes import Changes, changes_of
 from distill_dagster.students.build import student_current
 from distill_dagster.teachers.outputs import outputs_current
 from distill_dagster.teachers.protocol import Teacher, TeacherIdentity
@@ -85,6 +84,8 @@ class PartitionedPlan:
         removed: partitions that the source no longer has.
         failed: what is wrong with a partition's rows.
         found: all partitions of the source.
+        changes: rows of each partition beside the stored ones; not of failed ones.
+        build: the reading of the source that this is about.
     """
 
     prompts: Mapping[str, str]
@@ -93,6 +94,8 @@ class PartitionedPlan:
     removed: tuple[str, ...]
     failed: Mapping[str, str]
     found: tuple[str, ...]
+    changes: Mapping[str, Changes]
+    build: PromptBuild
 
     def due(self, request: Request) -> list[str]:
         """Partitions with anything to do as far as the request reaches, sorted."""
@@ -127,21 +130,23 @@ def plan_partitioned(
     if unknown:
         raise DistillError(f"no partition {', '.join(unknown)} in the source (known: {', '.join(build.names)})")
     wanted = set(build.names if only is None else only)
+    placed = {name: rows for name, rows in build.placed.items() if name in wanted}
+    changes = {name: changes_of(rows) for name, rows in placed.items()}
     prompts = {
-        name: "new" if prompts_version(distillation, name) is None else "changed"
-        for name, made in build.partitions.items()
-        if name in wanted and prompts_version(distillation, name) != made.version
+        name: "new" if placed[name].stored is None else "changed"
+        for name, found in changes.items()
+        if placed[name].stored is None or found.is_any
     }
     outputs = {
         name: "its prompts changed" if name in prompts else "not answered yet by the declared teacher"
-        for name in build.partitions
-        if name in wanted and (name in prompts or not outputs_current(distillation, name, identity))
+        for name in placed
+        if name in prompts or not outputs_current(distillation, name, identity)
     }
-    logits = _plan_logits(distillation, [name for name in build.partitions if name in wanted], outputs)
+    logits = _plan_logits(distillation, list(placed), outputs)
     known = distillation.files.partitions(Asset.PROMPTS)
     removed = sorted(set(known).difference(build.names)) if build.is_complete and only is None else ()
     failed = {name: message for name, message in build.failed.items() if name in wanted}
-    return PartitionedPlan(prompts, outputs, logits, tuple(removed), failed, build.names)
+    return PartitionedPlan(prompts, outputs, logits, tuple(removed), failed, build.names, changes, build)
 
 
 def _plan_logits(distillation: Distillation, partitions: Sequence[str], outputs: Mapping[str, str]) -> dict[str, str]:
@@ -167,6 +172,8 @@ def plan_rest(distillation: Distillation, identity: TeacherIdentity, students: S
             why = "the dataset may change" if dataset_due else "not trained yet on this dataset with these settings"
             steps.append(Step(Asset.STUDENT, name, why))
     for name in students:
+        from distill_dagster.evaluation.build import evaluation_current  # loads SciPy, for those who have students only
+
         if due or not evaluation_current(distillation, name):
             why = "a student may change" if due else "not evaluated yet with these settings"
             steps.append(Step(Asset.EVALUATION, name, why))

@@ -9,12 +9,15 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
 from distill_dagster.errors import StorageError
+
+_reading_only: ContextVar[bool] = ContextVar("reading_only", default=False)
 
 
 def encode_partition(partition: str) -> str:
@@ -100,6 +103,27 @@ def write_json(path: Path, content: Any) -> None:
     """Writes JSON atomically: sorted keys, UTF-8, a newline at the end."""
     text = json.dumps(content, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
     write_file(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+
+
+@contextmanager
+def reading_only() -> Iterator[None]:
+    """Inside the block nothing is remembered on disk and no model downloaded; everything is only looked at."""
+    token = _reading_only.set(True)
+    try:
+        yield
+    finally:
+        _reading_only.reset(token)
+
+
+def is_reading_only() -> bool:
+    """Whether the caller is inside `reading_only`."""
+    return _reading_only.get()
+
+
+def remember(path: Path, content: Any) -> None:
+    """Writes JSON that only saves work later; not inside `reading_only`."""
+    if not is_reading_only():
+        write_json(path, content)
 
 
 def read_json(path: Path) -> Any:

@@ -102,7 +102,7 @@ class _Inputs:
         return versions | ({GOLDEN_SET: self.golden} if self.golden is not None else {})
 
     def key(self, spec: DistillationSpec) -> str:
-        return build_key(ASSET, STAGE_NUMBER, self.versions, _settings(spec))
+        return build_key(ASSET, STAGE_NUMBER, self.versions, curation_settings(spec))
 
 
 def dataset_build_key(distillation: Distillation, is_current: IsCurrent | None = None) -> str | None:
@@ -118,6 +118,11 @@ def dataset_build_key(distillation: Distillation, is_current: IsCurrent | None =
     if not inputs.outputs or (inputs.missing and not distillation.spec.curation.allow_missing):
         return None
     return inputs.key(distillation.spec)
+
+
+def dataset_key_for(distillation: Distillation, prompts: Mapping[str, str], outputs: Mapping[str, str]) -> str:
+    """The build key that versions of prompts and answers, by partition, would give with the current golden set."""
+    return _Inputs(prompts, outputs, (), golden_version(distillation)).key(distillation.spec)
 
 
 def dataset_current(distillation: Distillation, is_current: IsCurrent | None = None) -> bool:
@@ -202,7 +207,7 @@ def _check(distillation: Distillation, inputs: _Inputs) -> None:
     check_held_out(distillation.spec.evaluation.held_out_partitions, inputs.prompts)
 
 
-def _settings(spec: DistillationSpec) -> dict[str, Any]:
+def curation_settings(spec: DistillationSpec) -> dict[str, Any]:
     """The settings that decide which rows are kept; which partitions may be missing shows in the inputs."""
     settings = spec.curation.model_dump(mode="json", exclude={"allow_missing"})
     settings["drop"] = sorted(set(spec.curation.drop))
@@ -229,7 +234,7 @@ def _make(distillation: Distillation, inputs: _Inputs, key: str) -> BuildRecord:
         counts=counts | {f"dropped_{reason}": count for reason, count in curated.drop_counts.items()},
         details={
             "missing_partitions": list(inputs.missing),
-            "curation": _settings(distillation.spec),
+            "curation": curation_settings(distillation.spec),
             "authorization": distillation.spec.teacher.authorization,
         },
     )

@@ -54,22 +54,35 @@ def outputs_metadata(distillation: Distillation, outputs: OutputsPartition, fram
     return metadata | sample(distillation, frame.select("completion", "stop_reason"))
 
 
-def asked_observation(key: dg.AssetKey, asked: Asked, paid: Paid | None) -> dg.AssetObservation:
+def asked_observation(
+    key: dg.AssetKey, asked: Asked, paid: Paid | None, planned: int | None = None
+) -> dg.AssetObservation:
     """What one run asked and collected, and what that cost.
 
     Args:
         paid: what the accounts say; None for a local teacher.
+        planned: the calls that its plan counted; None where there was no plan.
     """
     collected = max(0, paid.answers - asked.answered) if paid else 0
     new = asked.answered + collected
     metadata: Metadata = {"answers of this run": dg.MetadataValue.int(new)}
     if asked.needed:  # unknown where the run was cut short
         metadata["answers stored before"] = dg.MetadataValue.int(max(0, asked.stored - collected))
+    of_plan = ""
+    if planned is not None:
+        # What travels in a batch is made; of a run that was cut short only the accounts know.
+        made = asked.answered + asked.in_batches if asked.needed else new
+        metadata |= {
+            "teacher calls planned": dg.MetadataValue.int(planned),
+            "teacher calls made": dg.MetadataValue.int(made),
+        }
+        of_plan = f", {made:,} of {planned:,} planned calls made"
     if paid is None:
-        return dg.AssetObservation(key, description=f"{new:,} answers in this run", metadata=metadata)
+        return dg.AssetObservation(key, description=f"{new:,} answers in this run{of_plan}", metadata=metadata)
     cost = paid.cost_microusd / MICRO
     metadata["cost USD of this run"] = dg.MetadataValue.float(cost)
-    return dg.AssetObservation(key, description=f"{new:,} answers for ${cost:,.4f} in this run", metadata=metadata)
+    description = f"{new:,} answers for ${cost:,.4f} in this run{of_plan}"
+    return dg.AssetObservation(key, description=description, metadata=metadata)
 
 
 def logits_metadata(logits: LogitsPartition) -> Metadata:

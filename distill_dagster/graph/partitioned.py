@@ -30,9 +30,10 @@ from distill_dagster.logits.build import build_logits
 from distill_dagster.logits.declared import needs_logits
 from distill_dagster.logits.estimate import require_room
 from distill_dagster.logits.index import INDEX_SCHEMA
+from distill_dagster.progress import tell
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.build import PromptBuild, build_prompts
-from distill_dagster.prompts.store import PROMPTS_SCHEMA, write_prompts, write_skipped
+from distill_dagster.prompts.store import PROMPTS_SCHEMA, write_prompts, write_settings, write_skipped
 from distill_dagster.teachers.anthropic.teacher import AnthropicTeacher
 from distill_dagster.teachers.outputs import (
     OUTPUTS_SCHEMA,
@@ -54,15 +55,23 @@ class PartitionedConfig(dg.Config):
     Attributes:
         partitions: only these; with none of them a run collects what provider batches have ready, and no more.
         wait: whether to stay until provider batches have ended; else the sensor collects them.
+        planned_calls: the teacher calls that a plan counted, and the most that are made; without a plan as many as
+            there are.
     """
 
     partitions: list[str] | None = None
     wait: bool = False
+    planned_calls: int | None = None
 
 
-def partitioned_config(distillation: str, partitions: Sequence[str], *, wait: bool) -> dict[str, object]:
+def partitioned_config(
+    distillation: str, partitions: Sequence[str], *, wait: bool, planned_calls: int | None = None
+) -> dict[str, object]:
     """Run config of a run over some partitions."""
-    return {"ops": {op_name(distillation): {"config": {"partitions": list(partitions), "wait": wait}}}}
+    config: dict[str, object] = {"partitions": list(partitions), "wait": wait}
+    if planned_calls is not None:
+        config["planned_calls"] = planned_calls
+    return {"ops": {op_name(distillation): {"config": config}}}
 
 
 def op_name(distillation: str) -> str:
@@ -116,9 +125,7 @@ def partitioned_assets(distillation: Distillation, pool: str | None = None) -> d
                 require_room(distillation, sorted(wanted.difference(failed)))
             if outputs in context.selected_asset_keys:
                 with observing(context, outputs):
-                    failed |= _make_outputs(
-                        context, distillation, outputs, sorted(wanted.difference(failed)), wait=config.wait
-                    )
+                    failed |= _make_outputs(context, distillation, outputs, sorted(wanted.difference(failed)), config)
                 for evaluation in check_evaluations(distillation):
                     context.log_event(evaluation)
             if logits in context.selected_asset_keys:
@@ -141,6 +148,7 @@ def _make_prompts(
         context.log.warning(
             f"{len(build.bad)} rows are no prompts; they are listed in {write_skipped(distillation, build.bad)}"
         )
+    write_settings(distillation, build.render_key, build.settings)
     for partition in sorted(wanted.intersection(build.partitions)):
         made = build.partitions[partition]
         write_prompts(distillation, partition, made)
@@ -150,22 +158,31 @@ def _make_prompts(
 
 
 def _make_outputs(
-    context: dg.AssetExecutionContext, distillation: Distillation, key: dg.AssetKey, wanted: list[str], *, wait: bool
+    context: dg.AssetExecutionContext,
+    distillation: Distillation,
+    key: dg.AssetKey,
+    wanted: list[str],
+    config: PartitionedConfig,
 ) -> dict[str, str]:
-    present = [partition for partition in wanted if partition in distillation.files.partitions("prompts")]
+    present = sorted(set(wanted).intersection(distillation.files.partitions("prompts")))
     teacher = make_teacher(distillation, pipes_launch(context))
     meter = None if distillation.spec.teacher.is_local else Meter(distillation, context.run_id)
     if not present and isinstance(teacher, AnthropicTeacher):
         from distill_dagster.graph.open_batches import collect_ended
 
         collect_ended(distillation, teacher, context.run_id)
-    build: OutputsBuild = build_outputs(distillation, present, teacher, run=context.run_id, wait=wait)
+    build: OutputsBuild = build_outputs(
+        distillation, present, teacher, run=context.run_id, wait=config.wait, most_calls=config.planned_calls
+    )
     for partition, made in build.partitions.items():
         metadata = outputs_metadata(distillation, made, read_outputs(distillation, partition, rows=SAMPLE_ROWS))
         _materialised(context, key, partition, made.version, metadata)
     paid = meter.read() if meter else None
     if build.asked.needed or (paid and paid.answers):
-        context.log_event(asked_observation(key, build.asked, paid))
+        observation = asked_observation(key, build.asked, paid, config.planned_calls)
+        context.log_event(observation)
+        if config.planned_calls is not None:
+            tell(str(observation.description))
     if build.waiting:
         observation = waiting_observation(key, build.waiting)
         context.log.info(observation.description)

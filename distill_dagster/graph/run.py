@@ -15,6 +15,7 @@ from distill_dagster.graph.partitions import range_tags, register
 from distill_dagster.graph.pools import GPU, slot, teacher_pool
 from distill_dagster.graph.release import gate_checks, gate_key, is_verdict
 from distill_dagster.plan import Asset, Request, Step, partitioned_kinds, plan_partitioned, plan_rest
+from distill_dagster.planning.make import planned_calls
 from distill_dagster.project import Distillation
 from distill_dagster.releases.admission import withheld
 from distill_dagster.releases.build import read_release
@@ -22,6 +23,7 @@ from distill_dagster.teachers.outputs import make_teacher, outputs_current, remo
 from distill_dagster.teachers.protocol import TeacherIdentity
 from distill_dagster.worker_process import no_launch
 
+PLANNED_TAG = "distill/planned_teacher_calls"
 INTERRUPTED = "DagsterExecutionInterruptedError"
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -76,7 +78,8 @@ class Runner:
             DistillError: the request or the sources make no sense; nothing ran then.
         """
         outcome = Outcome(dead_runs=fail_dead_runs(self._instance))
-        identity = make_teacher(self._distillation, no_launch).identity
+        teacher = make_teacher(self._distillation, no_launch)
+        identity = teacher.identity
         plan = plan_partitioned(self._distillation, identity, request.partitions)
         register(self._distillation, self._instance, list(plan.found))
         if plan.removed:
@@ -84,7 +87,8 @@ class Runner:
             self._say(f"partitions no longer in the source: {', '.join(plan.removed)}")
         if request.wants(Asset.GOLDEN_SET):
             golden_current(self._distillation)  # a bad row is told of before the teacher is paid
-        self._run_partitioned(plan.due(request), request, identity, outcome)
+        calls = planned_calls(self._distillation, teacher, plan) if request.wants(Asset.TEACHER_OUTPUTS) else None
+        self._run_partitioned(plan.due(request), request, identity, outcome, calls.most if calls else None)
         if outcome.failure is None and not outcome.waiting and request.wants(Asset.GOLDEN_SET):
             students = request.student_names(self._distillation)
             steps = plan_rest(self._distillation, identity, students)
@@ -99,7 +103,12 @@ class Runner:
         return self._execute([key], tags={}, config={}, pool=None, checks=[gate_key(self._distillation, student)])
 
     def _run_partitioned(
-        self, due: Sequence[str], request: Request, identity: TeacherIdentity, outcome: Outcome
+        self,
+        due: Sequence[str],
+        request: Request,
+        identity: TeacherIdentity,
+        outcome: Outcome,
+        planned: int | None,
     ) -> None:
         if not due:
             return
@@ -109,8 +118,9 @@ class Runner:
         self._say(f"{', '.join(kinds[:-1])}{' and ' if kinds[1:] else ''}{kinds[-1]} of {_listed(due)}")
         outcome.failure = self._execute(
             [asset_key(name, asset) for asset in kinds],
-            tags=range_tags(self._distillation, self._instance, due),
-            config=partitioned_config(name, due, wait=self._wait),
+            tags=range_tags(self._distillation, self._instance, due)
+            | ({PLANNED_TAG: str(planned)} if planned is not None else {}),
+            config=partitioned_config(name, due, wait=self._wait, planned_calls=planned),
             pool=teacher_pool(self._distillation.spec.teacher) if answers else None,
         )
         if outcome.failure is not None:

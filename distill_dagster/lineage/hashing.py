@@ -11,6 +11,7 @@ import polars_hash as plh
 VERSION_HEX_CHARS = 32
 _ROW_ENCODING = 1  # the row encoding of polars-hash: a published, frozen format
 _SLICE_ROWS = 65_536
+_CONTAINERS = (dict, list, tuple)
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -25,6 +26,8 @@ def canonical_json(value: Any) -> str:
     """
     _check_keys(value)
     text = _ENCODER.encode(value)
+    if text.isascii():
+        return text
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -102,7 +105,9 @@ def _check_keys(value: Any) -> None:
         for key, item in value.items():
             if not isinstance(key, str):
                 raise TypeError(f"keys must be text, not {type(key).__name__}: {key!r}")
-            _check_keys(item)
+            if isinstance(item, _CONTAINERS):
+                _check_keys(item)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            _check_keys(item)
+            if isinstance(item, _CONTAINERS):
+                _check_keys(item)

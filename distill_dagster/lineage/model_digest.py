@@ -8,7 +8,7 @@ from pathlib import Path
 
 from distill_dagster.errors import StorageError
 from distill_dagster.lineage.hashing import digest
-from distill_dagster.storage import write_json
+from distill_dagster.storage import remember
 
 # Files that change what a model answers; everything else in a folder (cards, logs) does not count.
 CONFIG_FILES = ("config.json", "generation_config.json")
@@ -92,5 +92,5 @@ def _file_digest(path: Path, cache: Path | None) -> str:
     with path.open("rb") as file:
         value = hashlib.file_digest(file, "sha256").hexdigest()
     if remembered:
-        write_json(remembered, {"sha256": value})
+        remember(remembered, {"sha256": value})
     return value

@@ -7,6 +7,7 @@ from typing import cast, get_args
 from distill_dagster.errors import TeacherError
 from distill_dagster.project import Distillation
 from distill_dagster.spec.teacher import Dtype
+from distill_dagster.storage import is_reading_only
 
 MODELS_FOLDER = ".models"
 
@@ -46,7 +47,10 @@ def _from_hub(name: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=True))
     except LocalEntryNotFoundError:
-        pass
+        if is_reading_only():
+            raise TeacherError(
+                f"model {name!r} is not downloaded yet, and nothing is downloaded to look ahead; `distill run` does it"
+            ) from None
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (RepositoryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:

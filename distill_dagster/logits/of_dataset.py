@@ -12,7 +12,7 @@ from distill_dagster.logits.build import ASSET, logits_current, read_logits_inde
 from distill_dagster.logits.declared import capture_identity
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.splits import LEARNT_FROM
-from distill_dagster.storage import read_current, read_json, write_json
+from distill_dagster.storage import read_current, read_json, remember
 
 KEY = ["prompt_id", "sample"]
 CONTENT = ("prompt_id", "sample", "request_key", "ids_hash")
@@ -41,7 +41,7 @@ def dataset_logits_version(distillation: Distillation, dataset_version: str) -> 
     if remembered.is_file():
         return str(read_json(remembered)["version"])
     version = _version(dataset_places(distillation, dataset_version), identity)
-    write_json(remembered, {"version": version})
+    remember(remembered, {"version": version})
     return version
 
 

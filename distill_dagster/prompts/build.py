@@ -1,21 +1,21 @@
 """The prompts stage: reads the source once and gives every partition its prompts, rendering changed rows only."""
 
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import polars as pl
 
 from distill_dagster.errors import SourceError
-from distill_dagster.lineage.hashing import frame_version
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.identity import ID_HEX_CHARS
-from distill_dagster.prompts.partitions import ALL
+from distill_dagster.prompts.placed import Dealing, PlacedRows, place
+from distill_dagster.prompts.reading import known_rows, read_rows
 from distill_dagster.prompts.rendering import Rendered, Renderer
-from distill_dagster.prompts.rows import BATCH_ROWS, BATCH_SCHEMA, BadRow
-from distill_dagster.prompts.sources import read_source
+from distill_dagster.prompts.rows import BATCH_ROWS, BadRow
 from distill_dagster.prompts.splits import check_held_out, sha256_hex, with_splits
-from distill_dagster.prompts.store import PROMPTS_SCHEMA, VERSIONED, PartitionPrompts, rendered_prompts
+from distill_dagster.prompts.store import PROMPTS_SCHEMA, PartitionPrompts, stored_partitions
 
 _SHOWN_BAD_ROWS = 10
 _RENDERED_SCHEMA = {
@@ -29,26 +29,50 @@ class PromptBuild:
     """What one reading of the source gave.
 
     Args:
-        partitions: those without an error.
+        placed: the rows of each partition without an error.
         failed: the others, each with its message (with `on_bad_row: fail`).
         bad: every row that is no prompt, skipped or not. One whose partition cannot be known fails all of them.
         rendered_rows: prompts rendered anew; the rest came from the current versions.
+        render_key, settings: those under which they were rendered.
     """
 
-    partitions: Mapping[str, PartitionPrompts]
+    placed: Mapping[str, PlacedRows]
     failed: Mapping[str, str]
     bad: tuple[BadRow, ...]
     rendered_rows: int
+    render_key: str
+    settings: Mapping[str, Any]
+
+    @property
+    def partitions(self) -> Mapping[str, PartitionPrompts]:
+        """The prompts of each partition without an error, put together anew whenever one is looked up."""
+        return _Partitions(self.placed)
 
     @property
     def names(self) -> tuple[str, ...]:
         """All partitions of the source, failed ones included, sorted."""
-        return tuple(sorted({*self.partitions, *self.failed}))
+        return tuple(sorted({*self.placed, *self.failed}))
 
     @property
     def is_complete(self) -> bool:
         """Whether `names` are certainly all: a failing row without a known partition may have one of its own."""
         return not (self.failed and any(row.partition is None for row in self.bad))
+
+
+class _Partitions(Mapping[str, PartitionPrompts]):
+    """One partition's prompts in memory at a time."""
+
+    def __init__(self, placed: Mapping[str, PlacedRows]) -> None:
+        self._placed = placed
+
+    def __getitem__(self, name: str) -> PartitionPrompts:
+        return self._placed[name].prompts()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._placed)
+
+    def __len__(self) -> int:
+        return len(self._placed)
 
 
 def build_prompts(distillation: Distillation, reuse: bool = True) -> PromptBuild:
@@ -69,42 +93,30 @@ def build_prompts(distillation: Distillation, reuse: bool = True) -> PromptBuild
     """
     spec = distillation.spec
     renderer = Renderer(spec.prompts, spec.student_prompt, distillation.folder, distillation.project.root)
-    rows, columns, bad = _read(distillation)
+    stored = stored_partitions(distillation) if reuse else {}
+    known = known_rows(stored, renderer.key)
+    source = read_rows(distillation, known["row_hash"])
+    rows, bad = source.frame, source.bad
     if rows.is_empty() and not bad:
         raise SourceError(f"prompts.source.{spec.prompts.source.kind}: no rows in {spec.prompts.source.value!r}")
     if not rows.is_empty():
-        renderer.check_columns(columns)
-    known = rendered_prompts(distillation, renderer.key) if reuse else pl.DataFrame(schema=PROMPTS_SCHEMA)
-    kept = known.join(rows.select("row_hash"), on="row_hash", how="semi")
-    fresh, unrendered = _render(renderer, rows.join(kept.select("row_hash"), on="row_hash", how="anti"))
-    rendered = pl.concat([kept.select(fresh.columns), fresh])
+        renderer.check_columns(source.columns)
+    fresh, unrendered = _render(renderer, rows.filter(pl.col("row").is_not_null()))
+    identified = pl.concat([known, fresh.select(known.columns)])
+    placed, clashing = _without_clashes(rows.drop("row").join(identified, on="row_hash"))
+    if clashing:
+        fresh = fresh.join(placed, on="row_hash", how="semi")
     # Outside of rendering: a partition that is held out, or no longer, has the same prompts as before.
-    prompts = with_splits(rendered, spec.prompts.split, spec.evaluation.held_out_partitions).join(
-        rows.select("row_hash", "where", "order", "copies"), on="row_hash", how="left"
+    held_out = spec.evaluation.held_out_partitions
+    fresh = with_splits(fresh, spec.prompts.split, held_out).select(list(PROMPTS_SCHEMA))
+    dealing = Dealing(spec.prompts.split, tuple(held_out))
+    build = _sort_out(
+        place(placed, fresh, stored, dealing, renderer.key), [*bad, *unrendered, *clashing], distillation, renderer
     )
-    prompts, clashing = _without_clashes(prompts)
-    build = _sort_out(prompts, [*bad, *unrendered, *clashing], distillation, renderer.key, fresh.height)
+    build = replace(build, rendered_rows=fresh.height)
     if build.is_complete:
-        check_held_out(spec.evaluation.held_out_partitions, build.names)
+        check_held_out(held_out, build.names)
     return build
-
-
-def _read(distillation: Distillation) -> tuple[pl.DataFrame, frozenset[str], list[BadRow]]:
-    """Distinct rows (where, row, row_hash, order in the source, copies: how often each occurs), columns, bad rows."""
-    spec = distillation.spec.prompts
-    frames = [pl.DataFrame(schema=BATCH_SCHEMA)]
-    columns: set[str] = set()
-    bad: list[BadRow] = []
-    everywhere = ALL if spec.partition is None else None
-    for batch in read_source(spec, distillation.folder, distillation.project.root):
-        frames.append(batch.frame)
-        columns |= batch.columns
-        bad += [row.in_partition(everywhere) for row in batch.bad]
-    rows = pl.concat(frames).with_row_index("order").with_columns(row_hash=sha256_hex(pl.col("row")))
-    distinct = rows.group_by("row_hash", maintain_order=True).agg(
-        pl.col("where").first(), pl.col("row").first(), pl.col("order").first(), pl.len().alias("copies")
-    )
-    return distinct, frozenset(columns), bad
 
 
 def _render(renderer: Renderer, rows: pl.DataFrame) -> tuple[pl.DataFrame, list[BadRow]]:
@@ -126,51 +138,46 @@ def _render(renderer: Renderer, rows: pl.DataFrame) -> tuple[pl.DataFrame, list[
     return pl.concat(frames), bad
 
 
-def _without_clashes(prompts: pl.DataFrame) -> tuple[pl.DataFrame, list[BadRow]]:
+def _without_clashes(placed: pl.DataFrame) -> tuple[pl.DataFrame, list[BadRow]]:
     """Of several rows under one id, the first in the source stays; the others are bad rows that name both places."""
-    prompts = prompts.sort("order").with_columns(first=pl.col("where").first().over("prompt_id"))
+    if placed["prompt_id"].n_unique() == placed.height:
+        return placed, []
+    placed = placed.sort("order").with_columns(first=pl.col("where").first().over("prompt_id"))
     clash = ~pl.col("prompt_id").is_first_distinct()
     bad = [
         BadRow(where, f"id {prompt_id!r} is also at {first}, with other content; ids must be unique", partition)
-        for where, prompt_id, first, partition in prompts.filter(clash)
+        for where, prompt_id, first, partition in placed.filter(clash)
         .select("where", "prompt_id", "first", "partition")
         .iter_rows()
     ]
-    return prompts.filter(~clash), bad
+    return placed.filter(~clash), bad
 
 
 def _sort_out(
-    prompts: pl.DataFrame, bad: list[BadRow], distillation: Distillation, render_key: str, rendered_rows: int
+    rows: Mapping[str, PlacedRows], bad: list[BadRow], distillation: Distillation, renderer: Renderer
 ) -> PromptBuild:
-    """Gives each partition its prompts, or the message it fails with."""
-    placed: dict[str, list[BadRow]] = defaultdict(list)
+    """Gives each partition its rows, or the message it fails with."""
+    by_partition: dict[str, list[BadRow]] = defaultdict(list)
     for row in bad:
         if row.partition is not None:
-            placed[row.partition].append(row)
-    frames = {str(key[0]): frame for key, frame in prompts.partition_by("partition", as_dict=True).items()}
+            by_partition[row.partition].append(row)
     failed: dict[str, str] = {}
     if distillation.spec.prompts.on_bad_row == "fail":
-        failed = _failures({*frames, *placed}, placed, [row for row in bad if row.partition is None])
-    elif not frames:
+        failed = _failures({*rows, *by_partition}, by_partition, [row for row in bad if row.partition is None])
+    elif not rows:
         raise SourceError(f"every row was skipped, so no prompt is left:\n{_complaint(bad)}")
-    partitions = {
-        name: _partition(frame, tuple(placed.get(name, ())), render_key)
-        for name, frame in frames.items()
+    placed = {
+        name: replace(found, skipped=tuple(by_partition.get(name, ())))
+        for name, found in rows.items()
         if name not in failed
     }
-    return PromptBuild(partitions, failed, tuple(bad), rendered_rows)
+    return PromptBuild(placed, failed, tuple(bad), 0, renderer.key, renderer.settings)
 
 
 def _failures(names: set[str], placed: Mapping[str, list[BadRow]], unplaced: list[BadRow]) -> dict[str, str]:
     if not names:
         raise SourceError(_complaint(unplaced))
     return {name: _failure(placed.get(name, []), unplaced) for name in names if placed.get(name) or unplaced}
-
-
-def _partition(frame: pl.DataFrame, skipped: tuple[BadRow, ...], render_key: str) -> PartitionPrompts:
-    rows = frame.select(list(PROMPTS_SCHEMA)).sort("prompt_id")
-    duplicates = int(frame["copies"].sum()) - frame.height
-    return PartitionPrompts(rows, frame_version(rows, VERSIONED), duplicates, skipped, render_key)
 
 
 def _failure(own: list[BadRow], unplaced: list[BadRow]) -> str:

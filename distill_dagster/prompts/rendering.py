@@ -59,19 +59,18 @@ class Renderer:
         self._prompt = compile_template(spec.prompt, "prompts.prompt") if spec.prompt is not None else None
         self._system = compile_template(spec.system, "prompts.system") if spec.system is not None else None
         self._few_shot = few_shot_turns(spec.few_shot, folder, project_root)
-        self.key = self._key()
+        self.settings = self._settings()
+        self.key = digest(self.settings)
 
-    def _key(self) -> str:
-        """Hash of all that a prompt depends on besides its row: rows rendered under it need no rendering again."""
+    def _settings(self) -> dict[str, Any]:
+        """All that a prompt depends on besides its row: rows rendered under the same need no rendering again."""
         settings = self._spec.model_dump(mode="json", exclude={"source", "few_shot", "on_bad_row", "max_row_bytes"})
-        return digest(
-            {
-                "stage": STAGE,
-                "settings": settings,
-                "student_prompt": self._student.model_dump(mode="json"),
-                "few_shot": dump_messages(self._few_shot),
-            }
-        )
+        return {
+            "stage": STAGE,
+            "settings": settings,
+            "student_prompt": self._student.model_dump(mode="json"),
+            "few_shot": dump_messages(self._few_shot),
+        }
 
     def check_columns(self, known: frozenset[str]) -> None:
         """Checks every column the declaration names.

@@ -70,14 +70,23 @@ class SourceBatch:
     bad: tuple[BadRow, ...]
 
 
-def to_batches(rows: Iterable[Row | BadRow], max_row_bytes: int) -> Iterator[SourceBatch]:
-    """Groups rows into batches of at most `BATCH_ROWS`; rows over `max_row_bytes` of UTF-8 JSON become bad rows."""
+def to_batches(rows: Iterable[Row | BadRow | SourceBatch], max_row_bytes: int) -> Iterator[SourceBatch]:
+    """Groups rows into batches of at most `BATCH_ROWS`; rows over `max_row_bytes` of UTF-8 JSON become bad rows.
+
+    What is a batch already passes as it is, in its turn.
+    """
     where: list[str] = []
     texts: list[str] = []
     columns: set[str] = set()
     bad: list[BadRow] = []
     chars = 0
     for item in rows:
+        if isinstance(item, SourceBatch):
+            if where or bad or columns:
+                yield _batch(where, texts, columns, bad)
+                where, texts, columns, bad, chars = [], [], set(), [], 0
+            yield item
+            continue
         if isinstance(item, Row):
             columns.update(item.values)
             try:
@@ -108,15 +117,18 @@ def row_text(values: Mapping[str, Any], max_row_bytes: int) -> str:
     except (TypeError, ValueError, RecursionError) as error:
         raise RowError(f"{error}") from None
     if len(text) * 4 > max_row_bytes and (size := len(text.encode("utf-8"))) > max_row_bytes:
-        raise RowError(
-            f"{size} bytes as JSON, more than prompts.max_row_bytes ({max_row_bytes}); shorten it or raise that"
-        )
+        raise RowError(too_large_row(size, max_row_bytes))
     return text
 
 
 def too_large(max_row_bytes: int) -> str:
     """The reason for a line so long that it was not even read."""
     return f"longer than prompts.max_row_bytes ({max_row_bytes}) allows; shorten it or raise that"
+
+
+def too_large_row(size: int, max_row_bytes: int) -> str:
+    """The reason for a row of `size` bytes as JSON."""
+    return f"{size} bytes as JSON, more than prompts.max_row_bytes ({max_row_bytes}); shorten it or raise that"
 
 
 def plain(value: Any) -> Any:

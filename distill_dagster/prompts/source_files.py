@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distill_dagster.errors import SourceError, StorageError
-from distill_dagster.prompts.rows import BATCH_ROWS, BadRow, Row, RowError, plain, too_large
+from distill_dagster.prompts.arrow_text import flat_batches, is_flat
+from distill_dagster.prompts.rows import BATCH_ROWS, BadRow, Row, RowError, SourceBatch, plain, too_large
 from distill_dagster.storage import contained
 
 _ESCAPE_FACTOR = 6  # one character can take six bytes as \uXXXX
@@ -64,7 +65,7 @@ def parse_object(line: bytes) -> dict[str, Any]:
         RowError: invalid UTF-8, not JSON (NaN and infinity are not), or not an object.
     """
     try:
-        value = json.loads(line.decode("utf-8"), parse_constant=_no_constant)
+        value = _DECODER.decode(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise RowError(f"not valid UTF-8 at byte {error.start + 1} of the line; save the file as UTF-8") from None
     except json.JSONDecodeError as error:
@@ -99,7 +100,7 @@ def read_csv(label: str, path: Path, max_row_bytes: int) -> Iterator[Row | BadRo
                 yield _csv_row(where, header, cells)
 
 
-def read_parquet(label: str, path: Path) -> Iterator[Row | BadRow]:
+def read_parquet(label: str, path: Path, max_row_bytes: int) -> Iterator[Row | BadRow | SourceBatch]:
     """Rows of one Parquet file.
 
     Raises:
@@ -107,18 +108,23 @@ def read_parquet(label: str, path: Path) -> Iterator[Row | BadRow]:
     """
     try:
         with pq.ParquetFile(path) as file:
-            yield from arrow_rows(label, file.iter_batches(batch_size=BATCH_ROWS))
+            yield from arrow_rows(label, file.iter_batches(batch_size=BATCH_ROWS), max_row_bytes)
     except pa.ArrowException as error:
         raise SourceError(f"{label}: not readable as Parquet ({error}); write the file again") from None
 
 
-def arrow_rows(label: str, batches: Iterable[pa.RecordBatch]) -> Iterator[Row | BadRow]:
-    """Rows of Arrow record batches, numbered from 1."""
+def arrow_rows(
+    label: str, batches: Iterable[pa.RecordBatch], max_row_bytes: int
+) -> Iterator[Row | BadRow | SourceBatch]:
+    """Rows of Arrow record batches, numbered from 1; flat ones a batch at a time."""
     number = 0
     for batch in batches:
-        for record in batch.to_pylist():
-            number += 1
-            yield record_row(f"{label}:row {number}", record)
+        if is_flat(batch):
+            yield from flat_batches(label, number + 1, batch, max_row_bytes)
+        else:
+            for offset, record in enumerate(batch.to_pylist(), start=1):
+                yield record_row(f"{label}:row {number + offset}", record)
+        number += batch.num_rows
 
 
 def record_row(where: str, record: Any) -> Row | BadRow:
@@ -181,6 +187,9 @@ def _csv_row(where: str, header: list[str], cells: list[str]) -> Row | BadRow:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON; write null")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
 
 
 def _kind(value: Any) -> str:

@@ -33,37 +33,37 @@ def read_source(spec: PromptsSpec, folder: Path, project_root: Path) -> Iterator
     yield from to_batches(_rows(spec, folder, project_root), spec.max_row_bytes)
 
 
-def _rows(spec: PromptsSpec, folder: Path, project_root: Path) -> Iterator[Row | BadRow]:
+def _rows(spec: PromptsSpec, folder: Path, project_root: Path) -> Iterator[Row | BadRow | SourceBatch]:
     kind, value = spec.source.kind, spec.source.value
     if kind in {"jsonl", "csv", "parquet"}:
         for label, path in find_files(value, folder, project_root):
             yield from _file_rows(kind, label, path, spec.max_row_bytes)
     elif kind == "sql":
-        yield from _sql_rows(value, folder)
+        yield from _sql_rows(value, folder, spec.max_row_bytes)
     elif kind == "python":
-        yield from _result_rows(value, call_source(value, folder))
+        yield from _result_rows(value, call_source(value, folder), spec.max_row_bytes)
     else:
         yield from _huggingface_rows(value)
 
 
-def _file_rows(kind: str, label: str, path: Path, max_row_bytes: int) -> Iterator[Row | BadRow]:
+def _file_rows(kind: str, label: str, path: Path, max_row_bytes: int) -> Iterator[Row | BadRow | SourceBatch]:
     try:
         if kind == "jsonl":
             yield from read_jsonl(label, path, max_row_bytes)
         elif kind == "csv":
             yield from read_csv(label, path, max_row_bytes)
         else:
-            yield from read_parquet(label, path)
+            yield from read_parquet(label, path, max_row_bytes)
     except OSError as error:
         raise SourceError(f"{label}: cannot be read ({error.strerror or error})") from None
 
 
-def _sql_rows(query: str, folder: Path) -> Iterator[Row | BadRow]:
+def _sql_rows(query: str, folder: Path, max_row_bytes: int) -> Iterator[Row | BadRow | SourceBatch]:
     with duckdb.connect(":memory:") as connection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute(f"SET file_search_path = '{_quoted(folder)}'")
         try:
-            yield from arrow_rows("sql", connection.sql(query).to_arrow_reader(BATCH_ROWS))
+            yield from arrow_rows("sql", connection.sql(query).to_arrow_reader(BATCH_ROWS), max_row_bytes)
         except (duckdb.Error, pa.ArrowException) as error:
             raise SourceError(f"prompts.source.sql: {error}") from None
 
@@ -72,12 +72,12 @@ def _quoted(folder: Path) -> str:
     return str(folder.absolute()).replace("'", "''")
 
 
-def _result_rows(label: str, result: Any) -> Iterator[Row | BadRow]:
+def _result_rows(label: str, result: Any, max_row_bytes: int) -> Iterator[Row | BadRow | SourceBatch]:
     """What a Python source may return: Arrow data, a Polars frame, or an iterable of mappings."""
     if isinstance(result, pl.LazyFrame):
         result = result.collect()
     if hasattr(result, "__arrow_c_stream__"):
-        yield from arrow_rows(label, pa.RecordBatchReader.from_stream(result))
+        yield from arrow_rows(label, pa.RecordBatchReader.from_stream(result), max_row_bytes)
     elif isinstance(result, Iterable) and not isinstance(result, (str, bytes, Mapping)):
         for number, record in enumerate(result, start=1):
             yield record_row(f"{label}:row {number}", record)

@@ -1,16 +1,26 @@
 """Prompts on disk: one Parquet file a partition and version, found through `current.json`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
+import pyarrow.parquet as pq
 
 from distill_dagster.errors import StorageError
 from distill_dagster.lineage.hashing import canonical_json
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.rows import BadRow
-from distill_dagster.storage import Current, read_current, remove_current, write_current, write_file
+from distill_dagster.storage import (
+    Current,
+    read_current,
+    read_json,
+    remove_current,
+    write_current,
+    write_file,
+    write_json,
+)
 
 ASSET = "prompts"
 # Small enough that whoever streams a large partition holds little of it.
@@ -121,17 +131,52 @@ def write_skipped(distillation: Distillation, bad: Iterable[BadRow]) -> Path:
     return path
 
 
-def rendered_prompts(distillation: Distillation, render_key: str) -> pl.DataFrame:
-    """All current prompts that were rendered under `render_key`, each row_hash once; they need no rendering."""
-    frames = [pl.DataFrame(schema=PROMPTS_SCHEMA)]
+@dataclass(frozen=True)
+class StoredPartition:
+    """A partition's current prompts, as far as a file's footer tells.
+
+    Attributes:
+        version: the current one.
+        path: its file.
+        rows: number of prompts.
+        render_key: the settings under which the rows were rendered.
+    """
+
+    version: str
+    path: Path
+    rows: int
+    render_key: str
+
+
+def stored_partitions(distillation: Distillation) -> dict[str, StoredPartition]:
+    """All current partitions whose file is there; `read_prompts` is what complains of one that is gone."""
+    stored = {}
     for partition in distillation.files.partitions(ASSET):
         folder = distillation.files.asset(ASSET, partition)
         current = read_current(folder)
-        path = _file(folder, current.version) if current is not None else None
-        # A file that is gone is only a lost saving here; `read_prompts` is what complains.
-        if path is not None and path.is_file() and pl.read_parquet_metadata(path).get(_RENDER_KEY) == render_key:
-            frames.append(pl.read_parquet(path))
-    return pl.concat(frames).unique("row_hash", keep="any", maintain_order=False)
+        if current is None or not (path := _file(folder, current.version)).is_file():
+            continue
+        footer = pq.read_metadata(path)
+        key = (footer.metadata or {}).get(_RENDER_KEY.encode(), b"").decode()
+        stored[partition] = StoredPartition(current.version, path, footer.num_rows, key)
+    return stored
+
+
+def write_settings(distillation: Distillation, render_key: str, settings: Mapping[str, Any]) -> None:
+    """Remembers what the settings behind a render key were, so that a plan can name those that changed."""
+    path = _settings_file(distillation, render_key)
+    if not path.exists():
+        write_json(path, dict(settings))
+
+
+def read_settings(distillation: Distillation, render_key: str) -> dict[str, Any] | None:
+    """The settings behind a render key; None where they were never written."""
+    path = _settings_file(distillation, render_key)
+    return dict(read_json(path)) if path.is_file() else None
+
+
+def _settings_file(distillation: Distillation, render_key: str) -> Path:
+    return distillation.files.asset(ASSET) / ".settings" / f"{render_key[:32]}.json"
 
 
 def _file(folder: Path, version: str) -> Path:

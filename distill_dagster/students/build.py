@@ -62,13 +62,18 @@ def asset_of(name: str) -> str:
 def student_build_key(distillation: Distillation, name: str) -> str | None:
     """The build key of a student; None while there is no dataset, or its rows' logits are not captured."""
     dataset = read_current(distillation.files.asset("dataset"))
-    if dataset is None:
-        return None
+    return None if dataset is None else student_key_for(distillation, name, dataset.version)
+
+
+def student_key_for(distillation: Distillation, name: str, dataset_version: str) -> str | None:
+    """The build key of a student on a version of the dataset; None while the logits of its rows are not captured."""
     spec = _spec(distillation, name)
-    inputs = _inputs(distillation, spec, dataset.version)
+    inputs = _inputs(distillation, spec, dataset_version)
     if inputs is None:
         return None
-    settings = {"student": f"{distillation.name}/{name}"} | _settings(spec)  # weights lie under the student's name
+    settings = {"student": f"{distillation.name}/{name}"} | student_settings(
+        spec
+    )  # weights lie under the student's name
     return build_key("student", STAGE_NUMBER, inputs, settings)
 
 
@@ -159,7 +164,7 @@ def _train(distillation: Distillation, name: str, key: str, work: Path, launch: 
             "objective": spec.objective,
             "targets": spec.targets,
             "capture": _capture(distillation) if spec.objective == "logit" else None,
-            "settings": _settings(spec),
+            "settings": student_settings(spec),
             "base": spec.base.model_dump(mode="json", exclude_none=True),
             "base_version": base_digest,
             "teacher": distillation.spec.teacher.model,
@@ -281,7 +286,8 @@ def _inputs(distillation: Distillation, spec: StudentSpec, dataset_version: str)
     return inputs
 
 
-def _settings(spec: StudentSpec) -> dict[str, Any]:
+def student_settings(spec: StudentSpec) -> dict[str, Any]:
+    """The settings that decide what training comes to."""
     settings = spec.model_dump(mode="json", exclude=set(NOT_IDENTITY))
     if spec.precision == "auto":
         del settings["precision"]

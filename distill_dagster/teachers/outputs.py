@@ -12,6 +12,7 @@ from distill_dagster.lineage.builds import BuildRecord, Builds, build_key
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.store import remove_vanished
 from distill_dagster.storage import Current, read_current, remove_current, write_current
+from distill_dagster.teachers.answered_by import write_teacher
 from distill_dagster.teachers.answers.assessment import Assessor
 from distill_dagster.teachers.answers.judging import JudgeRequests, verdicts
 from distill_dagster.teachers.asking.asking import Asked
@@ -76,12 +77,15 @@ class OutputsBuild:
 def outputs_build_key(distillation: Distillation, partition: str, identity: TeacherIdentity) -> str | None:
     """The build key of a partition's answers; None while it has no prompts."""
     prompts = read_current(distillation.files.asset("prompts", partition))
-    if prompts is None:
-        return None
+    return None if prompts is None else outputs_key_for(distillation, prompts.version, identity)
+
+
+def outputs_key_for(distillation: Distillation, prompts_version: str, identity: TeacherIdentity) -> str:
+    """The build key of the answers to a version of prompts."""
     spec = distillation.spec.teacher
     settings: dict[str, Any] = {"teacher": identity.digest, "samples": spec.samples}
     assessed = Assessor(spec, distillation.folder, distillation.project.root).settings()
-    return build_key(ASSET, STAGE_NUMBER, {"prompts": prompts.version}, settings | assessed)
+    return build_key(ASSET, STAGE_NUMBER, {"prompts": prompts_version}, settings | assessed)
 
 
 def outputs_current(distillation: Distillation, partition: str, identity: TeacherIdentity) -> bool:
@@ -132,6 +136,7 @@ def build_outputs(
     *,
     run: str | None = None,
     wait: bool = True,
+    most_calls: int | None = None,
 ) -> OutputsBuild:
     """Answers the partitions' prompts and writes each partition's Parquet and JSONL.
 
@@ -141,6 +146,7 @@ def build_outputs(
     Args:
         run: which run spends, e.g. a Dagster run id.
         wait: whether to stay until provider batches have ended.
+        most_calls: the most requests that may be new to the teacher; None for as many as there are.
     """
     build = OutputsBuild()
     pending = []
@@ -151,7 +157,7 @@ def build_outputs(
         else:
             pending.append(partition)
     if pending:
-        _Building(distillation, teacher, Purse(distillation, run, wait), build).build(pending)
+        _Building(distillation, teacher, Purse(distillation, run, wait, most_calls), build).build(pending)
     return build
 
 
@@ -183,6 +189,7 @@ class _Building:
         self._judge = make_judge(distillation, self._assessor)
 
     def build(self, partitions: Sequence[str]) -> None:
+        write_teacher(self._distillation, self._teacher.identity)
         problem = self._ask(partitions)
         for partition in partitions:
             try:
@@ -202,7 +209,8 @@ class _Building:
             chunks = JudgeRequests(partitions, self._rows, self._assessor, self._judge.identity)
             calls.append((self._judge, chunks))
         for teacher, requests in calls:
-            result = try_to_obtain(self._store, teacher, requests, self._purse)
+            purse = self._purse.left_after(self._build.asked) if teacher is self._teacher else self._purse.unplanned
+            result = try_to_obtain(self._store, teacher, requests, purse)
             if isinstance(result, DistillError):
                 return result
             self._build.asked += result

@@ -113,6 +113,8 @@ def test_distill_run_waits_for_its_batches(
         "answers of this run": 20,
         "answers stored before": 0,
         "cost USD of this run": dollars(distillation, "birds"),
+        "teacher calls planned": 20,
+        "teacher calls made": 20,
     }
 
 

@@ -34,7 +34,12 @@ def test_a_run_that_the_budget_stopped_says_what_it_spent(
     (record,) = instance.fetch_observations(asset_key("demo", "teacher_outputs"), limit=1).records
     assert record.asset_observation is not None
     metadata = {name: value.value for name, value in record.asset_observation.metadata.items()}
-    assert metadata == {"answers of this run": len(claude.accepted), "cost USD of this run": spent / 1_000_000}
+    assert metadata == {
+        "answers of this run": len(claude.accepted),
+        "cost USD of this run": spent / 1_000_000,
+        "teacher calls planned": 60,
+        "teacher calls made": len(claude.accepted),
+    }
     assert 0 < len(claude.accepted) < 60
 
 

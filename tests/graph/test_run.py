@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -9,8 +10,10 @@ import pytest
 from distill_dagster.errors import DistillError
 from distill_dagster.graph.instance_home import PROCESS_TAG, fail_dead_runs, open_instance
 from distill_dagster.graph.keys import asset_key
-from distill_dagster.graph.run import Outcome, Runner
+from distill_dagster.graph.run import PLANNED_TAG, Outcome, Runner
 from distill_dagster.plan import Asset, Request, is_anything_due
+from distill_dagster.planning.calls import CallPlan
+from distill_dagster.planning.make import planned_calls
 from distill_dagster.project import Distillation
 from distill_dagster.storage import read_current
 from distill_dagster.teachers.outputs import make_teacher
@@ -264,3 +267,36 @@ def test_a_bad_golden_row_is_told_of_before_the_teacher_is_paid(
     prompts = Request(until=Asset.PROMPTS)
     assert run(distillation, instance, prompts).done == ["prompts[birds]"]
     assert not is_anything_due(distillation, make_teacher(distillation, no_launch), prompts)
+
+
+def test_the_record_of_a_run_says_what_was_planned_and_made(
+    declare: Declare, claude: AnthropicServer, instance: dg.DagsterInstance
+) -> None:
+    run(declare(SPEC, rows__jsonl=rows(birds=20)), instance)
+
+    run(declare(SPEC, rows__jsonl=rows(birds=20, fish=3)), instance)
+
+    last = instance.get_runs()[1]  # the dataset's run is newer
+    assert last.tags[PLANNED_TAG] == "3"
+    observed = instance.fetch_observations(asset_key("demo", "teacher_outputs"), limit=1).records[0].asset_observation
+    assert observed is not None
+    assert observed.metadata["teacher calls planned"].value == 3
+    assert observed.metadata["teacher calls made"].value == 3
+    assert "3 of 3 planned calls made" in str(observed.description)
+
+
+def test_a_run_asks_no_more_than_its_plan(
+    declare: Declare, claude: AnthropicServer, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distillation = declare(SPEC, rows__jsonl=rows(birds=3))
+
+    def source_changes_meanwhile(*arguments: Any) -> CallPlan:
+        calls = planned_calls(*arguments)
+        declare(SPEC, rows__jsonl=rows(birds=4))
+        return calls
+
+    monkeypatch.setattr("distill_dagster.graph.run.planned_calls", source_changes_meanwhile)
+    outcome = run(distillation, instance)
+
+    assert "4 requests have no answer, and the plan has 3" in str(outcome.failure)
+    assert claude.accepted == []

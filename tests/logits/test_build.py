@@ -17,6 +17,7 @@ from distill_dagster.logits.build import LogitsBuild, build_logits, logits_curre
 from distill_dagster.logits.declared import capture_identity
 from distill_dagster.logits.of_dataset import captured_bytes_per_token, dataset_logits_version, dataset_places
 from distill_dagster.logits.shards import shards_folder
+from distill_dagster.planning.make import make_plan
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.build import build_prompts
 from distill_dagster.prompts.store import write_prompts
@@ -131,7 +132,9 @@ def test_an_edited_prompt_captures_one_sequence_and_undoing_it_none(project: Pro
     before = project.questions[number]
 
     project.questions[number] = "And what about something else?"
+    planned = make_plan(project.distillation)
     edited = project.run()
+    assert (planned.calls.needed, planned.sequences) == (1, edited.sequences)
     new_files = set(project.files()).difference(files)
     project.questions[number] = before
     undone = project.run()

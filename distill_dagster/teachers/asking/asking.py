@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from distill_dagster.errors import BudgetError, TeacherError
 from distill_dagster.progress import Progress, report
 from distill_dagster.teachers.asking.requests import Requests
-from distill_dagster.teachers.asking.survey import Survey, open_requests, survey
+from distill_dagster.teachers.asking.survey import Survey, check_plan, open_requests, survey
 from distill_dagster.teachers.protocol import Response, Teacher, Unanswered
 from distill_dagster.teachers.store.budget import MICRO, Budget
 from distill_dagster.teachers.store.leases import POLL_S, Leases
@@ -51,17 +51,26 @@ class Asking:
     """One call of `ask`: the requests of all partitions of a run, one by one through one teacher."""
 
     def __init__(
-        self, store: ResponseStore, teacher: Teacher, budget: Budget, *, claim_size: int, announce: bool
+        self,
+        store: ResponseStore,
+        teacher: Teacher,
+        budget: Budget,
+        *,
+        claim_size: int,
+        announce: bool,
+        most_calls: int | None = None,
     ) -> None:
         """Args:
         claim_size: requests claimed at a time.
         announce: report progress as answers are stored; a worker that reports its own needs no second voice.
+        most_calls: the most requests that may be missing, as a plan counted them; None where there is none.
         """
         self._store = store
         self._teacher = teacher
         self._budget = budget
         self._claim_size = claim_size
         self._announce = announce
+        self._most_calls = most_calls
         self._leases = Leases(store.engine)
         self._unsettled: dict[str, int] = {}
         self._answered = 0
@@ -78,8 +87,10 @@ class Asking:
         Raises:
             BudgetError: the budget does not allow the next request; all answers so far are stored.
             TeacherError: the teacher could not be asked, or some requests failed in a way that may pass.
+            PlanError: more are missing than were planned; none is asked.
         """
         found = survey(self._store, requests, self._teacher.most_microusd if self._announce else None)
+        check_plan(found.missing, self._most_calls)
         if found.missing:
             self._teacher.check()
             self._total = found.missing

@@ -1,6 +1,6 @@
 """Gets requests answered by whichever transport fits, and collects what earlier runs sent off."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from distill_dagster.teachers.anthropic.transport import choose_transport
 from distill_dagster.teachers.asking.asking import Asked, Asking
 from distill_dagster.teachers.asking.hosted import HostedTeacher
 from distill_dagster.teachers.asking.requests import Requests
-from distill_dagster.teachers.asking.survey import survey
+from distill_dagster.teachers.asking.survey import check_plan, survey
 from distill_dagster.teachers.protocol import Teacher
 from distill_dagster.teachers.store.budget import Budget
 from distill_dagster.teachers.store.ledger import Ledger
@@ -34,11 +34,22 @@ class Purse:
         distillation: whose budget.
         run: which run spends, e.g. a Dagster run id.
         wait: whether to stay until provider batches have ended; else they are left for a later call.
+        most_calls: the most requests that may be new to the teacher, as a plan counted them; None where there is none.
     """
 
     distillation: Distillation
     run: str | None = None
     wait: bool = True
+    most_calls: int | None = None
+
+    @property
+    def unplanned(self) -> "Purse":
+        """The same, for a teacher that no plan counts the calls of."""
+        return replace(self, most_calls=None)
+
+    def left_after(self, asked: Asked) -> "Purse":
+        """The same, for what is left of the plan."""
+        return self if self.most_calls is None else replace(self, most_calls=max(0, self.most_calls - asked.answered))
 
     @property
     def budget(self) -> Budget:
@@ -62,6 +73,7 @@ def obtain(store: ResponseStore, teacher: Teacher, requests: Requests, purse: Pu
     if Ledger(store.engine).find(identity=teacher.identity.digest):
         _batching(store, teacher, purse).collect()
     found = survey(store, requests)
+    check_plan(found.missing, purse.most_calls)
     if found.missing:
         choice = choose_transport(teacher.spec, found.missing)
         if choice.transport == "batches":
@@ -116,4 +128,6 @@ def _batching(store: ResponseStore, teacher: AnthropicTeacher, purse: Purse) -> 
 def _one_by_one(store: ResponseStore, teacher: Teacher, requests: Requests, purse: Purse) -> Asked:
     is_hosted = isinstance(teacher, HostedTeacher)
     claim_size = teacher.spec.concurrency if isinstance(teacher, HostedTeacher) else LOCAL_CLAIM
-    return Asking(store, teacher, purse.budget, claim_size=claim_size, announce=is_hosted).ask(requests)
+    return Asking(
+        store, teacher, purse.budget, claim_size=claim_size, announce=is_hosted, most_calls=purse.most_calls
+    ).ask(requests)

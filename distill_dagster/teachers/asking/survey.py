@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from distill_dagster.errors import PlanError
 from distill_dagster.teachers.asking.requests import Requests
 from distill_dagster.teachers.store.responses import ResponseStore
 
@@ -57,6 +58,19 @@ def survey(
     return Survey(needed, stored, in_batches, missing, missing_bytes, most)
 
 
+def check_plan(missing: int, most_calls: int | None) -> None:
+    """Makes sure that no more is asked than was planned.
+
+    Raises:
+        PlanError: more requests are missing.
+    """
+    if most_calls is not None and missing > most_calls:
+        raise PlanError(
+            f"{missing:,} requests have no answer, and the plan has {most_calls:,}: since it was made, the source or "
+            "the response store changed. Nothing was asked; run again to plan anew"
+        )
+
+
 def open_requests(store: ResponseStore, requests: Requests) -> Iterator[pl.DataFrame]:
     """The distinct requests that have no answer and travel in no batch, a chunk at a time."""
     for chunk in distinct(requests):
@@ -74,14 +88,41 @@ def _sorted_out(store: ResponseStore, chunk: pl.DataFrame) -> tuple[int, pl.Data
 
 
 def distinct(requests: Requests) -> Iterator[pl.DataFrame]:
-    """The chunks without requests that came before, told apart by the first 64 bits of their keys."""
-    seen: NDArray[np.uint64] = np.empty(0, dtype=np.uint64)
+    """The chunks without requests that came before."""
+    seen = Seen()
     for chunk in requests:
-        fresh = chunk.unique("request_key", keep="first", maintain_order=True)
-        short = fresh["request_key"].str.slice(0, HEX_DIGITS).str.to_integer(base=16, dtype=pl.UInt64).to_numpy()
-        known = seen[np.searchsorted(seen, short).clip(max=len(seen) - 1)] == short if len(seen) else np.zeros(0, bool)
-        if len(seen):
-            fresh, short = fresh.filter(pl.Series(~known)), short[~known]
-        seen = np.sort(np.concatenate([seen, short]))
+        fresh = seen.fresh(chunk)
         if len(fresh):
             yield fresh
+
+
+class Seen:
+    """The requests met so far, told apart by the first 64 bits of their keys; eight bytes each.
+
+    They lie in sorted runs, each at least twice as long as the next, so that adding a few sorts few.
+    """
+
+    def __init__(self) -> None:
+        self._runs: list[NDArray[np.uint64]] = []
+
+    def fresh(self, requests: pl.DataFrame) -> pl.DataFrame:
+        """Those that were not met before, each once, in their order; from now on they are met.
+
+        Args:
+            requests: request_key, and any other columns.
+        """
+        own = requests.unique("request_key", keep="first", maintain_order=True)
+        heads = own["request_key"].str.slice(0, HEX_DIGITS).str.to_integer(base=16, dtype=pl.UInt64).to_numpy()
+        known = np.zeros(len(heads), dtype=bool)
+        for run in self._runs:
+            known |= run[np.searchsorted(run, heads).clip(max=len(run) - 1)] == heads
+        if known.any():
+            own, heads = own.filter(pl.Series(~known)), heads[~known]
+        if len(heads):
+            self._add(np.sort(heads))
+        return own
+
+    def _add(self, run: NDArray[np.uint64]) -> None:
+        while self._runs and len(self._runs[-1]) < 2 * len(run):
+            run = np.sort(np.concatenate([self._runs.pop(), run]))
+        self._runs.append(run)

@@ -78,7 +78,7 @@ def estimate(distillation: Distillation, partitions: Sequence[str] | None = None
         else:
             read = estimate_offline(missing, usual)
         spent = _spent(distillation, store)
-    written = _output_tokens(teacher, missing.count, usual)
+    written = output_tokens(teacher.spec.max_tokens, missing.count, usual)
     return _with_money(so_far, distillation, teacher, missing, read, written, spent)
 
 
@@ -149,13 +149,6 @@ def _declared(distillation: Distillation, teacher: Teacher, prompts: _Prompts, f
     basis = f"distinct requests of {prompts.rows:,} prompts"
     if spec.samples > 1:
         basis += f", {spec.samples} samples of each; an upper bound: further samples of refused prompts are not asked"
-    if isinstance(teacher, AnthropicTeacher):
-        choice = choose_transport(spec, found.missing)
-        transport = Transport(choice.transport, choice.why)
-    elif isinstance(teacher, OpenAiTeacher):
-        transport = Transport("chat_completions", "provider openai: one request each")
-    else:
-        transport = Transport("worker", "a local teacher: its answers cost time on this machine, and no money")
     return Estimate(
         distillation=distillation.name,
         provider=spec.provider,
@@ -163,18 +156,32 @@ def _declared(distillation: Distillation, teacher: Teacher, prompts: _Prompts, f
         partitions=tuple(prompts.frames),
         failed=prompts.failed,
         requests=Requests(found.needed, found.stored, found.in_batches, found.missing),
-        transport=transport,
+        transport=transport_of(teacher, found.missing),
         basis={"requests": basis},
     )
 
 
-def _output_tokens(teacher: HostedTeacher, missing: int, usual: Usual) -> Tokens:
+def transport_of(teacher: Teacher, missing: int) -> Transport:
+    """How so many requests would travel."""
+    if isinstance(teacher, AnthropicTeacher):
+        choice = choose_transport(teacher.spec, missing)
+        return Transport(choice.transport, choice.why)
+    if isinstance(teacher, OpenAiTeacher):
+        return Transport("chat_completions", "provider openai: one request each")
+    return Transport("worker", "a local teacher: its answers cost time on this machine, and no money")
+
+
+def output_tokens(most: int, missing: int, usual: Usual) -> Tokens:
+    """Output tokens of the missing answers, by those stored.
+
+    Args:
+        most: the longest answer allowed.
+    """
     if not missing:
         return _nothing()
     if usual.is_enough:
         basis = f"mean of {usual.answers:,} stored answers {usual.of}, {usual.output_tokens:,.0f} tokens"
         return Tokens(round(usual.output_tokens * missing), None, None, "usage", usual.answers, basis)
-    most = teacher.spec.max_tokens
     basis = (
         f"an upper bound, max_tokens ({most:,}) each: {usual.answers} answers of this teacher are stored, "
         f"and a mean needs {USUAL_FROM}"
@@ -195,12 +202,7 @@ def _with_money(
     written: Tokens,
     spent_microusd: int,
 ) -> Estimate:
-    each = round(written.expected / missing.count) if missing.count else 0
-    messages = Cost(_expected(teacher, read, each, batched=False, most=missing.most_microusd), missing.most_microusd)
-    batches = None
-    if isinstance(teacher, AnthropicTeacher):
-        most = missing.most_batched_microusd or 0
-        batches = Cost(_expected(teacher, read, each, batched=True, most=most), most)
+    messages, batches = costs_of(teacher, missing, read, written)
     priced = batches if so_far.transport.chosen == "batches" and batches else messages
     basis = {
         **so_far.basis,
@@ -220,6 +222,16 @@ def _with_money(
     )
 
 
+def costs_of(teacher: HostedTeacher, missing: Missing, read: InputTokens, written: Tokens) -> tuple[Cost, Cost | None]:
+    """What the missing answers cost, singly and, where the provider has them, in batches."""
+    each = round(written.expected / missing.count) if missing.count else 0
+    messages = Cost(_expected(teacher, read, each, batched=False, most=missing.most_microusd), missing.most_microusd)
+    if not isinstance(teacher, AnthropicTeacher):
+        return messages, None
+    most = missing.most_batched_microusd or 0
+    return messages, Cost(_expected(teacher, read, each, batched=True, most=most), most)
+
+
 def _expected(teacher: HostedTeacher, read: InputTokens, each: int, *, batched: bool, most: int) -> int:
     """Micro-dollars, request by request: a longer prompt can fall into another band of the price."""
     price = teacher.price
@@ -235,7 +247,7 @@ def _prices(teacher: HostedTeacher, project_root: Path) -> str:
 
 
 def _account(distillation: Distillation, cost: Cost, spent: int) -> Account:
-    limit = _budget(distillation).limit_microusd
+    limit = declared_budget(distillation).limit_microusd
     left = None if limit is None else max(0, limit - spent)
     return Account(
         limit_microusd=limit,
@@ -248,10 +260,11 @@ def _account(distillation: Distillation, cost: Cost, spent: int) -> Account:
 
 def _spent(distillation: Distillation, store: ResponseStore) -> int:
     with reading(store.engine) as connection:
-        return _budget(distillation).spent_in(connection)
+        return declared_budget(distillation).spent_in(connection)
 
 
-def _budget(distillation: Distillation) -> Budget:
+def declared_budget(distillation: Distillation) -> Budget:
+    """The distillation's account, to look at."""
     return Budget.of(distillation.name, distillation.spec.teacher.budget_usd)
 
 

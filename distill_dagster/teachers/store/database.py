@@ -8,13 +8,14 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, Executable, Table, create_engine, event, inspect, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
 from distill_dagster.errors import StorageError
-from distill_dagster.teachers.store.schema import metadata
+from distill_dagster.teachers.store.schema import metadata, responses
 
 BUSY_TIMEOUT_MS = 60_000
 
@@ -44,11 +45,36 @@ def _open(url: str) -> Engine:
             metadata.create_all(connection)
             _add_missing(connection)
     except SQLAlchemyError as error:
-        shown = parsed.render_as_string(hide_password=True)
-        raise StorageError(
-            f"cannot open the response store {shown}: {type(error).__name__}; check DISTILL_STORE_URL"
-        ) from error
+        raise _unreachable(url, error) from error
     return engine
+
+
+def open_to_read(url: str) -> Engine | None:
+    """An engine that leaves the database and the files beside it as they are; None where there is no database yet.
+
+    Raises:
+        StorageError: the database cannot be reached.
+    """
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite" and parsed.database:
+        path = Path(parsed.database).absolute()
+        if not path.exists():
+            return None
+        # Without a log beside it nobody has the file open, and SQLite need not make one to take part in.
+        log = path.with_name(f"{path.name}-wal")
+        still = "" if log.exists() else "&immutable=1"
+        parsed = make_url(f"sqlite:///file:{quote(str(path))}?mode=ro{still}&uri=true")
+    engine = create_engine(parsed)
+    try:
+        with reading(engine) as connection:
+            return engine if inspect(connection).has_table(responses.name) else None
+    except SQLAlchemyError as error:
+        raise _unreachable(url, error) from error
+
+
+def _unreachable(url: str, error: SQLAlchemyError) -> StorageError:
+    shown = make_url(url).render_as_string(hide_password=True)
+    return StorageError(f"cannot open the response store {shown}: {type(error).__name__}; check DISTILL_STORE_URL")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from polars.datatypes import DataType, DataTypeClass
 from sqlalchemy import Connection, Engine, func, select
 
 from distill_dagster.teachers.protocol import Response, ResponseStatus, TeacherIdentity
-from distill_dagster.teachers.store.database import insert_new, open_database, reading, writing
+from distill_dagster.teachers.store.database import insert_new, open_database, open_to_read, reading, writing
 from distill_dagster.teachers.store.schema import batch_requests, responses
 
 CHUNK = 10_000
@@ -38,6 +38,20 @@ class ResponseStore:
     def __init__(self, url: str) -> None:
         self.engine: Engine = open_database(url)
 
+    @classmethod
+    def to_read(cls, url: str) -> "ResponseStore | None":
+        """A store that is only looked at, so that not even its files are made; None where there is none yet.
+
+        Raises:
+            StorageError: the database cannot be reached.
+        """
+        engine = open_to_read(url)
+        if engine is None:
+            return None
+        store = cls.__new__(cls)
+        store.engine = engine
+        return store
+
     def missing(self, keys: pl.Series) -> pl.Series:
         """Which of the keys have no answer yet, in their order."""
         known: list[str] = []
@@ -55,6 +69,17 @@ class ResponseStore:
                 held = select(batch_requests.c.request_key).where(batch_requests.c.request_key.in_(chunk))
                 under_way.extend(connection.execute(held).scalars())
         return keys.filter(keys.is_in(pl.Series(under_way, dtype=pl.String).implode()))
+
+    def refused(self, keys: pl.Series) -> pl.Series:
+        """Which of the keys have a refusal as their answer."""
+        known: list[str] = []
+        with reading(self.engine) as connection:
+            for chunk in _chunks(keys):
+                refusals = select(responses.c.request_key).where(
+                    responses.c.request_key.in_(chunk), responses.c.status == ResponseStatus.REFUSED.value
+                )
+                known.extend(connection.execute(refusals).scalars())
+        return keys.filter(keys.is_in(pl.Series(known, dtype=pl.String).implode()))
 
     def open_in(self, connection: Connection, keys: Sequence[str]) -> list[str]:
         """Which keys have no answer and travel in no batch, inside a transaction of the caller's."""

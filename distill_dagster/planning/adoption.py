@@ -1,0 +1,46 @@
+"""Finds the earlier builds that a run would take over, as after an edit that was undone."""
+
+from distill_dagster.dataset.build import ASSET as DATASET
+from distill_dagster.dataset.build import dataset_key_for
+from distill_dagster.lineage.builds import Builds
+from distill_dagster.plan import PartitionedPlan
+from distill_dagster.project import Distillation
+from distill_dagster.students.build import asset_of, student_key_for
+from distill_dagster.teachers.outputs import ASSET as OUTPUTS
+from distill_dagster.teachers.outputs import outputs_key_for
+from distill_dagster.teachers.protocol import TeacherIdentity
+
+
+def adopted_dataset(
+    distillation: Distillation, identity: TeacherIdentity, upstream: PartitionedPlan, *, golden_due: bool
+) -> str | None:
+    """The version of an earlier dataset that the partitions' coming versions give again; None where it is a new one.
+
+    Only where every partition's answers are those of an earlier build too: others cannot be known before they are made.
+    """
+    if golden_due or upstream.failed:
+        return None
+    builds = Builds(distillation.project.home)
+    prompts: dict[str, str] = {}
+    outputs: dict[str, str] = {}
+    for name, placed in upstream.build.placed.items():
+        stored = placed.stored
+        kept = stored is not None and name not in upstream.prompts
+        prompts[name] = stored.version if kept and stored is not None else placed.prompts().version
+        record = builds.find(outputs_key_for(distillation, prompts[name], identity))
+        if record is None or not (distillation.files.asset(OUTPUTS, name) / f"{record.version}.parquet").is_file():
+            return None
+        outputs[name] = record.version
+    record = builds.find(dataset_key_for(distillation, prompts, outputs))
+    if record is None or not (distillation.files.asset(DATASET) / record.version).is_dir():
+        return None
+    return record.version
+
+
+def adopted_student(distillation: Distillation, name: str, dataset_version: str) -> str | None:
+    """The version of a student that was trained on a dataset before; None where it would be trained now."""
+    key = student_key_for(distillation, name, dataset_version)
+    record = Builds(distillation.project.home).find(key) if key is not None else None
+    if record is None or not (distillation.files.asset(asset_of(name)) / record.version).is_dir():
+        return None
+    return record.version

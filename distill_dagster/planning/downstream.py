@@ -1,0 +1,164 @@
+"""What becomes of dataset, students and evaluations: surely another version, perhaps another, or the same."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import polars as pl
+
+from distill_dagster.dataset.build import ASSET as DATASET
+from distill_dagster.dataset.build import curation_settings, dataset_current
+from distill_dagster.lineage.manifests import MANIFEST_FILE, read_manifest
+from distill_dagster.plan import Asset, PartitionedPlan
+from distill_dagster.planning.adoption import adopted_dataset, adopted_student
+from distill_dagster.planning.causes import changed_fields
+from distill_dagster.planning.model import Action, AssetPlan
+from distill_dagster.project import Distillation
+from distill_dagster.storage import read_current
+from distill_dagster.students.build import asset_of as student_asset
+from distill_dagster.students.build import student_current, student_settings
+from distill_dagster.teachers.outputs import outputs_current
+from distill_dagster.teachers.protocol import TeacherIdentity
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What becomes of one asset, why, and which earlier version it takes over."""
+
+    action: Action
+    why: tuple[str, ...] = ()
+    adopts: str | None = None
+
+    def plan(self, asset: Asset, name: str | None = None) -> AssetPlan:
+        """As a row of the plan."""
+        return AssetPlan(asset=asset, name=name, action=self.action, why=self.why, adopts=self.adopts)
+
+
+def plan_downstream(
+    distillation: Distillation,
+    identity: TeacherIdentity,
+    upstream: PartitionedPlan,
+    *,
+    golden_due: bool,
+    students: Sequence[str],
+) -> list[AssetPlan]:
+    """Dataset, students and evaluations, in this order.
+
+    Args:
+        upstream: what the partitions need.
+        golden_due: whether the golden set gets another version.
+        students: those meant.
+    """
+    dataset = _dataset(distillation, identity, upstream, golden_due)
+    if dataset.action != "none":
+        adopts = adopted_dataset(distillation, identity, upstream, golden_due=golden_due)
+        if adopts is not None:
+            dataset = _adopting(distillation, dataset, adopts)
+    effects = {name: _student(distillation, name, dataset, bool(upstream.logits)) for name in students}
+    plans = [dataset.plan(Asset.DATASET), *(effect.plan(Asset.STUDENT, name) for name, effect in effects.items())]
+    return plans + [_evaluation(distillation, name, effects, dataset).plan(Asset.EVALUATION, name) for name in students]
+
+
+def _adopting(distillation: Distillation, dataset: Effect, adopts: str) -> Effect:
+    """What is known once the dataset's coming version is: nothing that follows changes where it is the present one."""
+    current = read_current(distillation.files.asset(DATASET))
+    if current is not None and current.version == adopts:
+        return Effect("none")
+    return replace(dataset, action="will", adopts=adopts)
+
+
+def _dataset(
+    distillation: Distillation, identity: TeacherIdentity, upstream: PartitionedPlan, golden_due: bool
+) -> Effect:
+    if upstream.failed and not distillation.spec.curation.allow_missing:
+        return Effect("none", (f"cannot be built: the rows of {_listed(list(upstream.failed))} have to be mended",))
+    current = read_current(distillation.files.asset(DATASET))
+    folder = distillation.files.asset(DATASET) / current.version if current else None
+    if folder is None or not (folder / MANIFEST_FILE).is_file():
+        return Effect("will", ("not built yet",))
+    gone = _rows_of_dataset(distillation, upstream, folder.name)
+    if gone:
+        return Effect("will", (f"{gone:,} of its prompts are changed or removed",))
+    why = [f"{sum(c.new for c in upstream.changes.values()):,} new prompts"] if _has_new(upstream) else []
+    if upstream.outputs and not why:
+        why.append(f"answers of {len(upstream.outputs):,} partitions are to come")
+    why += ["golden_set"] if golden_due else []
+    settings = changed_fields(read_manifest(folder)["details"]["curation"], curation_settings(distillation.spec), "")
+    why += [f"curation.{name}" for name in settings]
+    if not why and dataset_current(distillation, lambda p: outputs_current(distillation, p, identity)):
+        return Effect("none")
+    return Effect("may", tuple(why) or ("its inputs changed",))
+
+
+def _has_new(upstream: PartitionedPlan) -> bool:
+    return any(changes.new for changes in upstream.changes.values())
+
+
+def _rows_of_dataset(distillation: Distillation, upstream: PartitionedPlan, version: str) -> int:
+    """How many prompts of the current dataset students would read otherwise, or are gone from the source."""
+    ids = [
+        series
+        for changes in upstream.changes.values()
+        for series in (changes.changed_for_students, changes.removed)
+        if len(series)
+    ]
+    for partition in upstream.removed:
+        folder = distillation.files.asset("prompts", partition)
+        current = read_current(folder)
+        if current is not None and (path := folder / f"{current.version}.parquet").is_file():
+            ids.append(pl.read_parquet(path, columns=["prompt_id"])["prompt_id"])
+    if not ids:
+        return 0
+    files = sorted((distillation.files.asset(DATASET) / version).glob("*.parquet"))
+    kept = pl.scan_parquet(files).select("prompt_id").unique()
+    touched = pl.concat(ids).unique().to_frame("prompt_id").lazy()
+    return int(kept.join(touched, on="prompt_id", how="semi").select(pl.len()).collect().item())
+
+
+def _student(distillation: Distillation, name: str, dataset: Effect, logits_due: bool) -> Effect:
+    if dataset.action == "none" and dataset.why:
+        return Effect("none", ("there is no dataset to train on",))
+    spec = distillation.spec.students[name]
+    current = read_current(distillation.files.asset(student_asset(name)))
+    folder = distillation.files.asset(student_asset(name)) / current.version if current else None
+    if folder is None or not (folder / MANIFEST_FILE).is_file():
+        return Effect("will", ("not trained yet",))
+    trained = read_manifest(folder)["details"]["settings"]
+    settings = changed_fields(trained, student_settings(spec), f"students.{name}")
+    if dataset.action == "will" or settings:
+        coming = _coming_dataset(distillation, dataset)
+        adopts = adopted_student(distillation, name, coming) if coming is not None else None
+        return Effect("will", (*settings, *(["dataset"] if dataset.action == "will" else [])), adopts)
+    if dataset.action == "may":
+        return Effect("may", ("dataset",))
+    if spec.objective == "logit" and logits_due:
+        return Effect("may", ("teacher_logits",))
+    return Effect("none") if student_current(distillation, name) else Effect("will", ("its base or captured logits",))
+
+
+def _coming_dataset(distillation: Distillation, dataset: Effect) -> str | None:
+    """The version that students will be trained on, where it is known."""
+    if dataset.action == "none":
+        current = read_current(distillation.files.asset(DATASET))
+        return current.version if current is not None else None
+    return dataset.adopts
+
+
+def _evaluation(distillation: Distillation, name: str, students: dict[str, Effect], dataset: Effect) -> Effect:
+    if dataset.action == "none" and dataset.why:
+        return Effect("none", ("there is no student to measure",))
+    from distill_dagster.evaluation.build import asset_of, evaluation_current  # loads SciPy
+
+    if read_current(distillation.files.asset(asset_of(name))) is None:
+        return Effect("will", ("not evaluated yet",))
+    for action in ("will", "may"):
+        causes = tuple(f"student {other}" for other, effect in students.items() if effect.action == action)
+        if causes:
+            return Effect(action, causes)
+    if evaluation_current(distillation, name):
+        return Effect("none")
+    return Effect("will", ("evaluation settings or models",))
+
+
+def _listed(names: Sequence[str], most: int = 3) -> str:
+    shown = ", ".join(sorted(names)[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -1,0 +1,165 @@
+"""Makes a plan: reads the source, compares, looks answers up. It pays nothing and writes nothing."""
+
+from collections.abc import Iterator
+
+import pyarrow.parquet as pq
+
+from distill_dagster.golden.build import golden_current
+from distill_dagster.logits.declared import capture_identity
+from distill_dagster.plan import Asset, PartitionedPlan, partitioned_kinds, plan_partitioned
+from distill_dagster.planning.calls import CallPlan, plan_calls
+from distill_dagster.planning.captures import plan_captures
+from distill_dagster.planning.causes import PromptCauses, output_causes
+from distill_dagster.planning.downstream import plan_downstream
+from distill_dagster.planning.model import AssetPlan, Plan, RowChanges
+from distill_dagster.planning.money import estimate_calls
+from distill_dagster.project import Distillation
+from distill_dagster.prompts.changes import Changes
+from distill_dagster.prompts.store import prompts_file
+from distill_dagster.spec.answers import BestOf
+from distill_dagster.storage import reading_only
+from distill_dagster.teachers.outputs import make_teacher, outputs_current
+from distill_dagster.teachers.protocol import Teacher
+from distill_dagster.teachers.store.responses import ResponseStore
+from distill_dagster.worker_process import no_launch
+
+
+def make_plan(distillation: Distillation) -> Plan:
+    """What `distill run` would do now, and why.
+
+    Raises:
+        SourceError, TemplateError, TeacherError, SpecError: what is declared cannot be read.
+        StorageError: the response store cannot be opened.
+    """
+    with reading_only():
+        teacher = make_teacher(distillation, no_launch)
+        store = ResponseStore.to_read(distillation.project.store_url)
+        return _Planning(distillation, teacher, store).plan()
+
+
+def planned_calls(distillation: Distillation, teacher: Teacher, upstream: PartitionedPlan) -> CallPlan:
+    """The teacher calls that the answers of a plan's partitions need; the response store is only read."""
+    due = {name: upstream.build.placed[name] for name in upstream.outputs}
+    answered = [name for name in due if outputs_current(distillation, name, teacher.identity)]
+    return plan_calls(distillation, teacher, due, ResponseStore.to_read(distillation.project.store_url), answered)
+
+
+class _Planning:
+    """One call of `make_plan`."""
+
+    def __init__(self, distillation: Distillation, teacher: Teacher, store: ResponseStore | None) -> None:
+        self._distillation = distillation
+        self._teacher = teacher
+        self._store = store
+        self._upstream = plan_partitioned(distillation, teacher.identity)
+        self._calls = planned_calls(distillation, teacher, self._upstream)
+        self._sequences = self._captures()
+
+    def plan(self) -> Plan:
+        distillation, upstream = self._distillation, self._upstream
+        golden_due = not golden_current(distillation)
+        golden = distillation.spec.golden_set is not None
+        why = ("its source changed",) if golden_due else ()
+        assets = [
+            *self._prompts(),
+            *self._outputs(),
+            *self._logits(),
+            *([AssetPlan(asset=Asset.GOLDEN_SET, action="will" if golden_due else "none", why=why)] if golden else []),
+            *plan_downstream(
+                distillation,
+                self._teacher.identity,
+                upstream,
+                golden_due=golden_due,
+                students=list(distillation.spec.students),
+            ),
+        ]
+        return Plan(
+            distillation=distillation.name,
+            provider=distillation.spec.teacher.provider,
+            model=distillation.spec.teacher.model,
+            assets=tuple(assets),
+            failed=dict(upstream.failed),
+            rows=sum((asset.rows for asset in assets if asset.rows), RowChanges()),
+            calls=self._calls.total,
+            sequences=sum(self._sequences.values()),
+            estimate=estimate_calls(distillation, self._teacher, self._calls, self._store),
+            notes=tuple(_notes(distillation)),
+        )
+
+    def _captures(self) -> dict[str, int]:
+        distillation = self._distillation
+        due = {name: self._upstream.build.placed[name] for name in self._upstream.logits}
+        if not due:
+            return {}
+        answered = [name for name in due if outputs_current(distillation, name, self._teacher.identity)]
+        return plan_captures(distillation, due, capture_identity(distillation), answered)
+
+    def _prompts(self) -> Iterator[AssetPlan]:
+        upstream = self._upstream
+        causes = PromptCauses(self._distillation, upstream.build)
+        for name in sorted({*upstream.found, *upstream.removed}):
+            if name in upstream.removed:
+                yield AssetPlan(
+                    asset=Asset.PROMPTS,
+                    partition=name,
+                    action="will",
+                    why=("no longer in the source",),
+                    rows=RowChanges(removed=_stored_rows(self._distillation, name)),
+                )
+            elif name in upstream.failed:
+                yield AssetPlan(asset=Asset.PROMPTS, partition=name, action="none", why=(upstream.failed[name],))
+            else:
+                changes = upstream.changes[name]
+                due = name in upstream.prompts
+                yield AssetPlan(
+                    asset=Asset.PROMPTS,
+                    partition=name,
+                    action="will" if due else "none",
+                    why=causes.of(name, changes) if due else (),
+                    rows=_counted(changes),
+                )
+
+    def _outputs(self) -> Iterator[AssetPlan]:
+        upstream = self._upstream
+        for name in upstream.build.placed:
+            due = name in upstream.outputs
+            yield AssetPlan(
+                asset=Asset.TEACHER_OUTPUTS,
+                partition=name,
+                action="will" if due else "none",
+                why=output_causes(self._distillation, upstream, name, self._teacher.identity) if due else (),
+                calls=self._calls.partitions[name] if due else None,
+            )
+
+    def _logits(self) -> Iterator[AssetPlan]:
+        if Asset.TEACHER_LOGITS not in partitioned_kinds(self._distillation):
+            return
+        for name in self._upstream.build.placed:
+            why = self._upstream.logits.get(name)
+            yield AssetPlan(
+                asset=Asset.TEACHER_LOGITS,
+                partition=name,
+                action="will" if why else "none",
+                why=(why,) if why else (),
+                sequences=self._sequences.get(name, 0),
+            )
+
+
+def _counted(changes: Changes) -> RowChanges:
+    return RowChanges(
+        unchanged=changes.unchanged, new=changes.new, changed=len(changes.changed), removed=len(changes.removed)
+    )
+
+
+def _stored_rows(distillation: Distillation, partition: str) -> int:
+    return int(pq.read_metadata(prompts_file(distillation, partition)).num_rows)
+
+
+def _notes(distillation: Distillation) -> Iterator[str]:
+    spec = distillation.spec
+    if isinstance(spec.teacher.select, BestOf) and spec.teacher.select.best.judge is not None:
+        yield "the judge's verdicts on samples are not counted among the calls"
+    if spec.evaluation.judge is not None:
+        yield "the verdicts of evaluation.judge are not counted among the calls"
+    if spec.evaluation.teacher_resample is not False:
+        yield "the second answers of evaluation.teacher_resample are not counted among the calls"

@@ -1,0 +1,118 @@
+"""The rows that a source has for one partition, beside the prompts that are stored for it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import polars as pl
+
+from distill_dagster.lineage.hashing import frame_version
+from distill_dagster.prompts.rows import BadRow
+from distill_dagster.prompts.splits import Split, with_splits
+from distill_dagster.prompts.store import PROMPTS_SCHEMA, VERSIONED, PartitionPrompts, StoredPartition
+from distill_dagster.spec.prompts import SplitSpec
+
+
+@dataclass(frozen=True)
+class Dealing:
+    """How groups are dealt to splits, and the partitions that are held out whole."""
+
+    shares: SplitSpec
+    held_out: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PlacedRows:
+    """What one reading of the source found for a partition.
+
+    Attributes:
+        known: row hashes of the prompts to be taken from the stored version, where they were rendered alike.
+        fresh: PROMPTS columns of the rows rendered anew.
+        copies: rows of the source, equal ones included.
+        stored: the current version; None where there is none.
+        render_key: the settings under which the rows are rendered.
+        skipped: bad rows left out.
+    """
+
+    partition: str
+    known: pl.Series
+    fresh: pl.DataFrame
+    copies: int
+    stored: StoredPartition | None
+    dealing: Dealing
+    render_key: str
+    skipped: tuple[BadRow, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """Number of prompts."""
+        return len(self.known) + len(self.fresh)
+
+    @property
+    def are_stored(self) -> bool:
+        """Whether the stored version is certainly of these very rows; where False it can still have the same prompts.
+
+        The rows of one source row and one render key are the same prompts, so equal hashes are enough.
+        """
+        stored = self.stored
+        is_same = stored is not None and self.fresh.is_empty() and len(self.known) == stored.rows
+        return is_same and not self.changes_sides
+
+    @cached_property
+    def changes_sides(self) -> bool:
+        """Whether the partition is held out now and its stored prompts are not, or the other way round."""
+        if self.stored is None or not self.stored.rows:
+            return False
+        first = pl.read_parquet(self.stored.path, columns=["split"], n_rows=1)["split"][0]
+        return bool(first == Split.HELD_OUT.value) != (self.partition in self.dealing.held_out)
+
+    def kept(self, columns: list[str] | None = None) -> pl.DataFrame:
+        """The stored prompts that are taken over, by prompt_id: PROMPTS columns, or some of them."""
+        if self.stored is None or self.known.is_empty():
+            return pl.DataFrame(schema=PROMPTS_SCHEMA).select(columns or list(PROMPTS_SCHEMA))
+        wanted = None if columns is None else [*dict.fromkeys([*columns, "row_hash"])]
+        frame = pl.read_parquet(self.stored.path, columns=wanted)
+        if len(self.known) < self.stored.rows:
+            frame = frame.filter(pl.col("row_hash").is_in(self.known.implode()))
+        return frame.select(columns or list(PROMPTS_SCHEMA))
+
+    def prompts(self) -> PartitionPrompts:
+        """The partition's prompts, put together from what is kept and what is fresh."""
+        kept = self.kept()
+        if self.are_stored:
+            assert self.stored is not None
+            version, rows = self.stored.version, kept
+        else:
+            if self.changes_sides:
+                kept = with_splits(kept, self.dealing.shares, self.dealing.held_out).select(list(PROMPTS_SCHEMA))
+            rows = pl.concat([kept, self.fresh]).sort("prompt_id")
+            version = frame_version(rows, VERSIONED)
+        return PartitionPrompts(rows, version, self.copies - self.rows, self.skipped, self.render_key)
+
+
+def place(
+    rows: pl.DataFrame,
+    fresh: pl.DataFrame,
+    stored: Mapping[str, StoredPartition],
+    dealing: Dealing,
+    render_key: str,
+) -> dict[str, PlacedRows]:
+    """Sorts rows by partition.
+
+    Args:
+        rows: partition, row_hash, copies of all rows of the source.
+        fresh: PROMPTS columns of those of them that were rendered anew.
+        stored: what is stored for each partition.
+    """
+    found = rows.select("partition", "row_hash", "copies").partition_by("partition", as_dict=True)
+    rendered = {key[0]: frame for key, frame in fresh.partition_by("partition", as_dict=True).items()}
+    nothing = fresh.clear()
+    placed = {}
+    for (name,), frame in sorted(found.items()):
+        own = rendered.get(name, nothing)
+        known = frame["row_hash"]
+        if len(own):
+            known = known.filter(~known.is_in(own["row_hash"].implode()))
+        copies = int(frame["copies"].sum())
+        placed[str(name)] = PlacedRows(str(name), known, own, copies, stored.get(str(name)), dealing, render_key)
+    return placed

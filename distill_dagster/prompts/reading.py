@@ -1,0 +1,99 @@
+"""Reads a source into distinct rows known by their hash; only rows that were not rendered before keep their text."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import polars as pl
+
+from distill_dagster.project import Distillation
+from distill_dagster.prompts.partitions import ALL
+from distill_dagster.prompts.rows import BATCH_SCHEMA, BadRow, SourceBatch
+from distill_dagster.prompts.sources import read_source
+from distill_dagster.prompts.splits import sha256_hex
+from distill_dagster.prompts.store import StoredPartition
+
+# Rows and characters looked up together: few enough to hold, many enough that a look-up pays.
+CHUNK_ROWS = 250_000
+CHUNK_CHARS = 128_000_000
+KNOWN_SCHEMA = {"row_hash": pl.String, "prompt_id": pl.String, "partition": pl.String}
+
+
+@dataclass(frozen=True)
+class SourceRows:
+    """The distinct rows of a source.
+
+    Attributes:
+        frame: row_hash; where, the place of its first occurrence; order in the source; copies, how often it occurs;
+            row, its canonical JSON, null where it is known.
+        columns: names of all columns.
+        bad: the rows that could not be read.
+    """
+
+    frame: pl.DataFrame
+    columns: frozenset[str]
+    bad: list[BadRow]
+
+
+def known_rows(stored: Mapping[str, StoredPartition], render_key: str) -> pl.DataFrame:
+    """KNOWN columns of all current prompts that were rendered under a key; they need no rendering."""
+    paths = [one.path for one in stored.values() if one.render_key == render_key]
+    if not paths:
+        return pl.DataFrame(schema=KNOWN_SCHEMA)
+    known = pl.scan_parquet(paths, cache=False).select(list(KNOWN_SCHEMA)).collect()
+    return known if known["row_hash"].n_unique() == known.height else known.unique("row_hash", keep="any")
+
+
+def read_rows(distillation: Distillation, known: pl.Series) -> SourceRows:
+    """Reads the declared source.
+
+    Args:
+        distillation: the declaration and its places.
+        known: row hashes of the prompts that are rendered already.
+
+    Raises:
+        SourceError: the source as a whole cannot be read.
+    """
+    spec = distillation.spec.prompts
+    columns: set[str] = set()
+    bad: list[BadRow] = []
+    everywhere = ALL if spec.partition is None else None
+    frames = [_hashed(pl.DataFrame(schema=BATCH_SCHEMA), known)]
+    for chunk in _chunks(read_source(spec, distillation.folder, distillation.project.root)):
+        for batch in chunk:
+            columns |= batch.columns
+            bad += [row.in_partition(everywhere) for row in batch.bad]
+        frames.append(_hashed(pl.concat(batch.frame for batch in chunk), known))
+    return SourceRows(_distinct(pl.concat(frames).with_row_index("order")), frozenset(columns), bad)
+
+
+def _chunks(batches: Iterator[SourceBatch]) -> Iterator[list[SourceBatch]]:
+    chunk: list[SourceBatch] = []
+    rows = chars = 0
+    for batch in batches:
+        chunk.append(batch)
+        rows += batch.frame.height
+        chars += int(batch.frame["row"].str.len_bytes().sum())
+        if rows >= CHUNK_ROWS or chars >= CHUNK_CHARS:
+            yield chunk
+            chunk, rows, chars = [], 0, 0
+    if chunk:
+        yield chunk
+
+
+def _hashed(rows: pl.DataFrame, known: pl.Series) -> pl.DataFrame:
+    """where, row_hash, and row where it is not known."""
+    hashed = rows.with_columns(row_hash=sha256_hex(pl.col("row")))
+    if known.is_empty():
+        return hashed
+    marked = hashed.join(
+        known.to_frame("row_hash").with_columns(is_known=True), "row_hash", "left", maintain_order="left"
+    )
+    return marked.with_columns(row=pl.when("is_known").then(None).otherwise("row")).drop("is_known")
+
+
+def _distinct(rows: pl.DataFrame) -> pl.DataFrame:
+    if rows["row_hash"].n_unique() == rows.height:
+        return rows.with_columns(copies=pl.lit(1, dtype=pl.UInt32))
+    return rows.group_by("row_hash", maintain_order=True).agg(
+        pl.col("where", "row", "order").first(), pl.len().alias("copies")
+    )
