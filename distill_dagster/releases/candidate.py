@@ -91,6 +91,7 @@ def read_candidate(distillation: Distillation, student: str) -> Candidate:
         raise _withheld(distillation, student, Reason.STALE_EVALUATION, stale)
     if (other := _other_rule(distillation, gate, judged.gate)) is not None:
         raise _withheld(distillation, student, Reason.OTHER_RULE, other)
+    assert judged.gate.status is not None  # `_judged` has seen to it
     return Candidate(
         student=student,
         version=trained.version,
@@ -99,7 +100,7 @@ def read_candidate(distillation: Distillation, student: str) -> Candidate:
         report_folder=report_folder,
         evaluated=judged.identity.versions,
         verdict=judged.gate,
-        status=Status(judged.gate.status),
+        status=judged.gate.status,
     )
 
 
@@ -128,7 +129,7 @@ def _judged(distillation: Distillation, student: str, folder: Path) -> _Judged:
         judged = _Judged.model_validate_json((folder / REPORT_JSON_FILE).read_text(encoding="utf-8"))
     except ValidationError:
         judged = None
-    if judged is None or judged.gate.status not in tuple(Status):
+    if judged is None or judged.gate.status is None:
         raise _withheld(distillation, student, Reason.NO_VERDICT, "its evaluation has no verdict of the gate")
     return judged
 
