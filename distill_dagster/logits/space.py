@@ -25,7 +25,8 @@ def bytes_per_token(identity: CaptureIdentity, vocabulary: int | None = None) ->
         # of the draws at most half are distinct ids, in all measured language models far fewer
         distinct = (identity.draws or 0) / 2
         return (identity.draw_sets or 1) * (ID_BYTES + distinct * (id_bytes + VALUE_BYTES))
-    return (identity.k or 0) * (id_bytes + VALUE_BYTES) + len(identity.temperatures) * (TAIL_BYTES + LOG_Z_BYTES)
+    kept = (identity.k or 0) * (id_bytes + VALUE_BYTES) + (identity.draws or 0) * id_bytes
+    return kept + len(identity.temperatures) * (TAIL_BYTES + LOG_Z_BYTES)
 
 
 def hidden_bytes(folder: Path) -> int:
@@ -60,7 +61,7 @@ def require_space(folder: Path, needed_bytes: int, what: str) -> None:
     if needed > disk.free - RESERVE * disk.total:
         raise LogitsError(
             f"capturing {what} takes about {told(needed_bytes)}, as much again while training, and {place} has "
-            f"{told(disk.free)} free; free some, move DISTILL_HOME, or lower logits.k"
+            f"{told(disk.free)} free; free some, move DISTILL_HOME, or lower logits.k and logits.tail_draws"
         )
 
 

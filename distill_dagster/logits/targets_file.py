@@ -14,14 +14,14 @@ import polars as pl
 from distill_dagster.errors import LogitsError, StorageError
 from distill_dagster.lineage.capture_identity import CaptureIdentity
 from distill_dagster.lineage.hashing import digest, frame_version
-from distill_dagster.logits.packing import kept_ids, tail_to_half, to_half
+from distill_dagster.logits.packing import kept_draws, kept_ids, tail_to_half, to_half
 from distill_dagster.logits.shards import read_sequences
 from distill_dagster.logits.sparse import Draws, Floats, Sequence, TopK
 from distill_dagster.storage import publish_file, read_json, write_file, write_json
 
 MARKER_FILE = "targets.json"
 PLACES_FILE = "places.npy"
-_LAYOUT = 1
+_LAYOUT = 2
 _NARROW_VOCABULARY = 1 << 16
 _PLACE = np.dtype([(name, np.int64) for name in ("token", "tokens", "id", "hidden", "hidden_bytes")])
 _NO_HIDDEN = -1
@@ -81,6 +81,14 @@ class TargetsFile:
         k = kept_ids(self.identity, self.vocabulary)
         ids, log_probs = (self.arrays[name].reshape(-1, k)[rows] for name in ("ids", "log_probs"))
         return ids.astype(np.int64), log_probs.astype(np.float32), self.arrays["log_tail"][rows].astype(np.float32)
+
+    def tail(self, position: int) -> LongIds:
+        """Ids drawn from the tails of top-k targets at temperature 1, [tokens, draws]."""
+        place = self.places[position]
+        rows = slice(int(place["token"]), int(place["token"] + place["tokens"]))
+        draws = kept_draws(self.identity, self.vocabulary)
+        ids: LongIds = self.arrays["tail_ids"].reshape(-1, draws)[rows].astype(np.int64)
+        return ids
 
     def draws(self, position: int, draw_set: int) -> tuple[LongIds, Floats]:
         """One set of draws.
@@ -242,7 +250,8 @@ def _at_temperature(targets: TopK, identity: CaptureIdentity, temperature: float
     log_probs = targets.log_probs
     if temperature != 1.0:
         log_probs = (log_probs + targets.log_z_one[:, None]) / np.float32(temperature) - targets.log_z[:, at, None]
-    return {"ids": targets.ids, "log_probs": to_half(log_probs), "log_tail": tail_to_half(targets.log_tail[:, at])}
+    arrays = {"ids": targets.ids, "log_probs": to_half(log_probs), "log_tail": tail_to_half(targets.log_tail[:, at])}
+    return arrays | ({"tail_ids": targets.tail_ids} if targets.tail_ids.size else {})
 
 
 def _drawn(targets: Draws) -> dict[str, npt.NDArray[Any]]:
@@ -253,7 +262,8 @@ def _kinds(identity: CaptureIdentity, vocabulary: int) -> dict[str, npt.DTypeLik
     """The flat arrays of a method and their types."""
     ids = np.uint16 if vocabulary <= _NARROW_VOCABULARY else np.int32
     if identity.method == "topk":
-        return {"ids": ids, "log_probs": np.float16, "log_tail": np.float16, "hidden": np.uint8}
+        drawn = {"tail_ids": ids} if kept_draws(identity, vocabulary) else {}
+        return {"ids": ids, "log_probs": np.float16, "log_tail": np.float16, **drawn, "hidden": np.uint8}
     return {"ids": ids, "counts": np.uint16, "distinct": np.uint16, "hidden": np.uint8}
 
 

@@ -17,7 +17,15 @@ class LogitsSpec(SpecModel):
         description="topk: the k most likely tokens and the mass of all others; sample: tokens drawn at random, "
         "another draw for each epoch (for the forward KL only).",
     )
-    k: int = Field(32, ge=1, le=1024, description="topk: tokens stored at each position.")
+    k: int = Field(24, ge=1, le=1024, description="topk: tokens stored at each position.")
+    tail_draws: int = Field(
+        32,
+        ge=0,
+        le=1024,
+        description="topk: tokens drawn from all others at each position, so that the forward KL at temperature 1 sees "
+        "the whole vocabulary; 0 leaves them one mass. Other divergences and temperatures do not use them; a server "
+        "gives none.",
+    )
     temperatures: list[Temperature] = Field(
         [1.0],
         min_length=1,
