@@ -250,8 +250,14 @@ def _at_temperature(targets: TopK, identity: CaptureIdentity, temperature: float
     log_probs = targets.log_probs
     if temperature != 1.0:
         log_probs = (log_probs + targets.log_z_one[:, None]) / np.float32(temperature) - targets.log_z[:, at, None]
-    arrays = {"ids": targets.ids, "log_probs": to_half(log_probs), "log_tail": tail_to_half(targets.log_tail[:, at])}
-    return arrays | ({"tail_ids": targets.tail_ids} if targets.tail_ids.size else {})
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "ids": targets.ids,
+        "log_probs": to_half(log_probs),
+        "log_tail": tail_to_half(targets.log_tail[:, at]),
+    }
+    if targets.tail_ids.size:
+        arrays["tail_ids"] = targets.tail_ids
+    return arrays
 
 
 def _drawn(targets: Draws) -> dict[str, npt.NDArray[Any]]:
