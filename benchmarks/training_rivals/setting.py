@@ -17,8 +17,8 @@ LAYERS = 16
 BATCH_SIZE = 8
 MAX_LENGTH = 256
 THREADS = 2
-TOP_K = 24
-TAIL_DRAWS = 32
+TOP_K = 20
+TAIL_DRAWS = 500
 _BATCHES_SORTED_TOGETHER = 25
 
 System = Literal["gkd", "chunked", "sft", "ours"]

@@ -175,7 +175,7 @@ def _make_outputs(
 
 def _logits_spec(distillation: Distillation, key: dg.AssetKey, outputs: dg.AssetKey) -> dg.AssetSpec:
     spec = distillation.spec.logits
-    drawn = f" and {spec.tail_draws} drawn from the others" if spec.tail_draws else ""
+    drawn = " and some drawn from the others" if spec.tail_draws else ""
     kept = f"the {spec.k} most likely tokens{drawn}" if spec.method == "topk" else f"{spec.draws} drawn tokens"
     return dg.AssetSpec(
         key,

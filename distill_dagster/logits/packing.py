@@ -22,9 +22,9 @@ def columns(identity: CaptureIdentity, vocabulary: int) -> pa.Schema:
     """The columns of a shard, one row a sequence.
 
     `topk`: gaps [tokens × k], log_probs [tokens × k], log_tail [tokens × temperatures], log_z [tokens × temperatures
-    other than 1, for which it is log_z_one], log_z_one [tokens], tail_gaps [tokens × draws] where any are drawn.
-    `sample`: distinct [draw_sets × tokens], gaps and counts [Σ distinct]. A gap is an id less the one before it less 1,
-    and the first id of a token itself; a tail gap, whose ids may repeat, is not less 1.
+    other than 1, for which it is log_z_one], log_z_one [tokens], and where any are drawn tail_counts [tokens] and
+    tail_gaps [Σ tail_counts]. `sample`: distinct [draw_sets × tokens], gaps and counts [Σ distinct]. A gap is an id
+    less the one before it less 1, and the first id of a token itself; a tail gap, whose ids may repeat, is not less 1.
     """
     gaps = pa.uint16() if vocabulary <= _NARROW_VOCABULARY else pa.uint32()
     if identity.method == "topk":
@@ -32,8 +32,8 @@ def columns(identity: CaptureIdentity, vocabulary: int) -> pa.Schema:
         if any(_stored(identity)):
             lists["log_z"] = pa.float32()
         lists["log_z_one"] = pa.float32()
-        if kept_draws(identity, vocabulary):
-            lists["tail_gaps"] = gaps
+        if draws_tail(identity, vocabulary):
+            lists |= {"tail_counts": pa.uint16(), "tail_gaps": gaps}
     else:
         lists = {"distinct": pa.uint16(), "gaps": gaps, "counts": pa.uint16()}
     return pa.schema(
@@ -112,9 +112,9 @@ def kept_ids(identity: CaptureIdentity, vocabulary: int) -> int:
     return min(identity.k, vocabulary)
 
 
-def kept_draws(identity: CaptureIdentity, vocabulary: int) -> int:
-    """Ids drawn from a token's tail by `topk`: none where nothing is left to draw from."""
-    return identity.draws or 0 if kept_ids(identity, vocabulary) < vocabulary else 0
+def draws_tail(identity: CaptureIdentity, vocabulary: int) -> bool:
+    """Whether `topk` draws from tails: not where no id is left to draw."""
+    return bool(identity.draws) and kept_ids(identity, vocabulary) < vocabulary
 
 
 class _Lists:
@@ -164,16 +164,17 @@ def _flat_top_k(name: str, tokens: int, targets: TopK, identity: CaptureIdentity
             f"{name}: the teacher's distribution is not a number, which a narrow precision may cause; "
             "write another `dtype` for the teacher, such as bfloat16 or float32"
         )
-    draws = kept_draws(identity, vocabulary)
-    _expect(name, "tail_ids", targets.tail_ids, (tokens, draws))
-    lengths, drawn = np.full(tokens, k, dtype=np.int64), np.full(tokens, draws, dtype=np.int64)
+    _expect(name, "tail_counts", targets.tail_counts, (tokens,))
+    _expect(name, "tail_ids", targets.tail_ids, (int(targets.tail_counts.sum()),))
+    lengths = np.full(tokens, k, dtype=np.int64)
     return {
         "gaps": _gaps(name, targets.ids.reshape(-1), lengths, vocabulary),
         "log_probs": to_half(targets.log_probs).reshape(-1),
         "log_tail": tail_to_half(targets.log_tail).reshape(-1),
         "log_z": targets.log_z[:, _stored(identity)].reshape(-1),
         "log_z_one": targets.log_z_one,
-        "tail_gaps": _gaps(name, targets.tail_ids.reshape(-1), drawn, vocabulary, step=0),
+        "tail_counts": targets.tail_counts,
+        "tail_gaps": _gaps(name, targets.tail_ids, targets.tail_counts, vocabulary, step=0),
     }
 
 
@@ -199,16 +200,19 @@ def _top_k(flat: dict[str, _Array], tokens: int, identity: CaptureIdentity, voca
     log_z = np.repeat(log_z_one.reshape(tokens, 1), len(stored), axis=1)
     if stored.any():
         log_z[:, stored] = flat["log_z"].reshape(tokens, int(stored.sum()))
-    draws = kept_draws(identity, vocabulary)
     ids = _ids(flat["gaps"], np.full(tokens, k, dtype=np.int64))
-    drawn = _ids(flat["tail_gaps"], np.full(tokens, draws, dtype=np.int64), step=0) if draws else ids[:0]
+    counts, drawn = np.zeros(tokens, dtype=np.int32), ids[:0]
+    if draws_tail(identity, vocabulary):
+        counts = flat["tail_counts"].astype(np.int32)
+        drawn = _ids(flat["tail_gaps"], counts, step=0)
     return TopK(
         ids=ids.reshape(tokens, k),
         log_probs=flat["log_probs"].astype(np.float32).reshape(tokens, k),
         log_tail=flat["log_tail"].astype(np.float32).reshape(tokens, len(stored)),
         log_z=log_z,
         log_z_one=log_z_one,
-        tail_ids=drawn.reshape(tokens, draws),
+        tail_counts=counts,
+        tail_ids=drawn,
     )
 
 

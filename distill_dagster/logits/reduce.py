@@ -26,7 +26,8 @@ class Reduced:
         log_probs: [positions, k].
         log_tail, log_z: [positions, temperatures].
         log_z_one: [positions].
-        tail_ids: [positions, draws] int64, ascending.
+        tail_counts: [positions] int64.
+        tail_ids: [Σ tail_counts] int64.
     """
 
     ids: Tensor
@@ -34,6 +35,7 @@ class Reduced:
     log_tail: Tensor
     log_z: Tensor
     log_z_one: Tensor
+    tail_counts: Tensor
     tail_ids: Tensor
 
 
@@ -50,7 +52,8 @@ def top_k(
         k: ids to keep; all of a vocabulary that has fewer.
         temperatures: those with a tail mass and a log Z of their own; 1 is among them where anything is drawn.
         starts: [positions, 1] float64 in [0, 1), the random numbers that the draws are made from.
-        draws: from the ids that are not kept; none where all are.
+        draws: from the ids that are not kept, so many for each unit of their mass and at least one; none where all are
+            kept. Where they have more mass there is more to know, and every drawn id stands for about 1 / draws.
     """
     vocabulary = logits.shape[1]
     k = min(k, vocabulary)
@@ -64,15 +67,19 @@ def top_k(
     logits.sub_(others_most.clamp(min=torch.finfo(logits.dtype).min))
     others = {t: _log_sum(logits / t, others_most / t) for t in temperatures if t != 1.0}
     others[1.0] = _log_sum(logits, others_most)
-    # `_log_sum` has left the others' masses, as shares of the largest, in the memory of the logits.
-    drawn = _draw_evenly(logits, starts, draws) if starts is not None and k < vocabulary else ids[:, :0]
     log_z = {t: torch.logaddexp(torch.logsumexp(values / t, -1), mass) for t, mass in others.items()}
+    counts, drawn = ids.new_zeros(len(ids)), ids.new_zeros(0)
+    if starts is not None and k < vocabulary:
+        counts = ((others[1.0] - log_z[1.0]).exp() * draws).round_().long().clamp_(min=1)
+        # `_log_sum` has left the others' masses, as shares of the largest, in the memory of the logits.
+        drawn = _draw_evenly(logits, starts, counts)
     return Reduced(
         ids=ids,
         log_probs=values - log_z[1.0][:, None],
         log_tail=torch.stack([others[t] - log_z[t] for t in temperatures], 1),
         log_z=torch.stack([log_z[t] for t in temperatures], 1),
         log_z_one=log_z[1.0],
+        tail_counts=counts,
         tail_ids=drawn,
     )
 
@@ -134,21 +141,23 @@ def draw(logits: Tensor, chances: Tensor, temperature: float) -> Tensor:
     return _invert(mass, chances * mass[:, -1:])
 
 
-def _draw_evenly(masses: Tensor, starts: Tensor, draws: int) -> Tensor:
-    """Systematic sampling: the points (start + 0 … draws - 1) / draws of the cumulative distribution, ascending.
+def _draw_evenly(masses: Tensor, starts: Tensor, counts: Tensor) -> Tensor:
+    """Systematic sampling: the points (start + 0 … count - 1) / count of the cumulative distribution, ascending.
 
-    Each id is drawn as often as its share of the mass times `draws`, rounded up or down at random: the mean over
+    Each id is drawn as often as its share of the mass times the count, rounded up or down at random: the mean over
     `starts` is the distribution, as with independent draws, and the variance smaller. (W. G. Madow and L. H. Madow, On
     the theory of systematic sampling, 1944.) Only the blocks of columns that the points fall in are summed one by one.
 
     Args:
         masses: [positions, vocabulary], not negative.
         starts: [positions, 1] float64 in [0, 1).
+        counts: [positions], ids to draw.
 
     Returns:
-        [positions, draws] int64. Where there is no mass at all they mean nothing.
+        [Σ counts] int64, position after position. Where there is no mass at all they mean nothing.
     """
-    points = (starts + torch.arange(draws, dtype=torch.float64, device=masses.device)) / draws
+    numbers = torch.arange(int(counts.max()) if len(counts) else 0, device=masses.device)
+    points = ((starts + numbers) / counts[:, None]).clamp_(max=1.0)
     rest = -masses.shape[1] % BLOCK
     blocks = (pad(masses, (0, rest)) if rest else masses).view(len(masses), -1, BLOCK)
     ends = blocks.sum(-1).double().cumsum(-1)  # a float32 sum holds a block's 64 masses, but not all 50,000
@@ -156,7 +165,8 @@ def _draw_evenly(masses: Tensor, starts: Tensor, draws: int) -> Tensor:
     block = _invert(ends, points)
     inside = blocks.gather(1, block[:, :, None].expand(-1, -1, BLOCK)).cumsum(-1, dtype=torch.float64)
     points = points - pad(ends, (1, 0)).gather(1, block)
-    return block * BLOCK + _invert(inside, points[:, :, None])[:, :, 0]
+    drawn = block * BLOCK + _invert(inside, points[:, :, None])[:, :, 0]
+    return drawn[numbers < counts[:, None]]
 
 
 def _invert(cumulative: Tensor, points: Tensor) -> Tensor:

@@ -64,10 +64,14 @@ class TopKReducer:
             [chunk.log_tail for chunk in self._chunks],
             [chunk.log_z for chunk in self._chunks],
             [chunk.log_z_one for chunk in self._chunks],
-            [chunk.tail_ids.int() for chunk in self._chunks],
+            [chunk.tail_counts.int() for chunk in self._chunks],
         )
-        for arrays in zip(*(_cut(part, self._ends) for part in parts), strict=True):
-            yield TopK(*arrays)
+        whole = [_cut(part, self._ends) for part in parts]
+        drawn = _cut(
+            [chunk.tail_ids.int() for chunk in self._chunks], np.cumsum([counts.sum() for counts in whole[-1]])
+        )
+        for *arrays, tail_ids in zip(*whole, drawn, strict=True):
+            yield TopK(*arrays, tail_ids)
 
 
 class DrawReducer:

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from distill_dagster.logits.head_file import SavedHead
-from distill_dagster.logits.packing import kept_draws
+from distill_dagster.logits.packing import draws_tail
 from distill_dagster.logits.projection import negative_log_likelihood
 from distill_dagster.logits.targets_file import TargetsFile
 from distill_dagster.students.losses import (
@@ -101,7 +101,7 @@ class LogitObjective:
     def _draws_tail(self) -> bool:
         """Whether the tail's draws estimate this loss: the forward KL at the temperature that they were drawn at."""
         forward = self._settings.divergence is Divergence.FORWARD_KL and self._settings.temperature == 1.0
-        return forward and kept_draws(self._train.identity, self._train.vocabulary) > 0
+        return forward and draws_tail(self._train.identity, self._train.vocabulary)
 
     def loss(self, model: PreTrainedModel, hidden: Tensor, inputs: dict[str, Tensor], scale: float) -> Tensor:
         """Summed divergence."""
@@ -150,12 +150,15 @@ def _topk(file: TargetsFile, positions: Sequence[int]) -> dict[str, Tensor]:
 def _topk_and_tail(file: TargetsFile, positions: Sequence[int]) -> dict[str, Tensor]:
     """Each kept id with its probability, each drawn one with an equal share of the tail's mass; weights sum to 1."""
     kept = _topk(file, positions)
-    drawn = torch.from_numpy(np.concatenate([file.tail(position) for position in positions]))
+    ids, counts = (np.concatenate(part) for part in zip(*(file.tail(position) for position in positions), strict=True))
     whole = TopKTargets(**kept).normalised()
-    share = whole.log_tail.exp().unsqueeze(1) / drawn.shape[1]
+    filled = torch.from_numpy(np.arange(counts.max(initial=0)) < counts[:, None])
+    drawn = torch.zeros(filled.shape, dtype=torch.long)
+    drawn[filled] = torch.from_numpy(ids)
+    share = whole.log_tail.exp() / torch.from_numpy(counts)
     return {
         "ids": torch.cat([kept["ids"], drawn], dim=1),
-        "weights": torch.cat([whole.log_probs.exp(), share.expand(drawn.shape)], dim=1),
+        "weights": torch.cat([whole.log_probs.exp(), share.float().unsqueeze(1) * filled], dim=1),
     }
 
 

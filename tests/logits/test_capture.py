@@ -71,8 +71,10 @@ def test_captured_targets_are_those_of_a_plain_reading(chat, job_of, share):
             np.testing.assert_allclose(targets.log_tail[:, index], tail, rtol=1e-3, atol=1e-3)
             head = (targets.log_probs + targets.log_z_one[:, None]) / temperature - targets.log_z[:, [index]]
             np.testing.assert_allclose(head, log_p.gather(1, ids), rtol=1e-3, atol=1e-3)
-        assert targets.tail_ids.shape == (len(row[2]), 6)
-        assert not (targets.tail_ids[:, :, None] == targets.ids[:, None, :]).any()
+        assert (targets.tail_counts >= 1).all()
+        assert targets.tail_counts.sum() > len(row[2])
+        kept = np.repeat(targets.ids, targets.tail_counts, axis=0)
+        assert not (targets.tail_ids[:, None] == kept).any()
     tokens = sum(len(row[2]) for row in rows)
     assert (result["sequences"], result["tokens"], result["reused"], result["over_context"]) == (7, tokens, 0, 0)
     assert result["bytes"] == sum(path.stat().st_size for path in job.out.glob("logits-*.parquet"))

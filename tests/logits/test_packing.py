@@ -119,7 +119,7 @@ def test_ids_that_do_not_ascend_below_the_vocabulary_are_refused(ids):
 
 @pytest.mark.parametrize("drawn", [[7, 5, 8], [5, 7, VOCABULARY]])
 def test_drawn_ids_that_do_not_ascend_below_the_vocabulary_are_refused(drawn):
-    targets = replace(top_k_of(np.array([[0, 1, 2, 3]], dtype=np.int32)), tail_ids=np.array([drawn], dtype=np.int32))
+    targets = replace(top_k_of(np.array([[0, 1, 2, 3]], dtype=np.int32)), tail_ids=np.array(drawn, dtype=np.int32))
 
     with pytest.raises(ValueError, match="ascend"):
         pack([Sequence("key", "hash", 1, targets)], IDENTITY, VOCABULARY)
@@ -127,7 +127,7 @@ def test_drawn_ids_that_do_not_ascend_below_the_vocabulary_are_refused(drawn):
 
 def test_an_id_drawn_repeatedly_comes_back_as_often():
     targets = top_k_of(np.array([[0, 1, 2, 3]] * 2, dtype=np.int32))
-    targets = replace(targets, tail_ids=np.array([[4, 4, 9], [0, 0, 0]], dtype=np.int32))
+    targets = replace(targets, tail_ids=np.array([4, 4, 9, 0, 0, 0], dtype=np.int32))
 
     (read,) = unpack(pack([Sequence("key", "hash", 2, targets)], IDENTITY, VOCABULARY), IDENTITY, VOCABULARY, [0])
 
@@ -149,5 +149,6 @@ def top_k_of(ids, draws=3):
         log_tail=np.full((tokens, 1), -1, dtype=np.float32),
         log_z=np.full((tokens, 1), 3, dtype=np.float32),
         log_z_one=np.full(tokens, 3, dtype=np.float32),
-        tail_ids=np.zeros((tokens, draws), dtype=np.int32),
+        tail_counts=np.full(tokens, draws, dtype=np.int32),
+        tail_ids=np.zeros(tokens * draws, dtype=np.int32),
     )

@@ -74,7 +74,7 @@ def test_a_student_comes_closer_to_its_teacher_and_knows_by_how_much(tiny_model:
         {"temperature": 2.0, "t_squared": False},
         {"batch_tokens": 300},
         {"identity": SAMPLE},
-        {"identity": TOP_K.model_copy(update={"draws": 6})},
+        {"identity": TOP_K.model_copy(update={"draws": 60})},
         {"lora": {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": None}, "learning_rate": 3e-2},
         {"precision": "bf16"},
     ],

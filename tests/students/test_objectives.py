@@ -32,13 +32,18 @@ def test_kept_ids_have_their_probability_and_drawn_ones_share_the_others(tmp_pat
     found = objective(targets).targets([2, 0], epoch=1)
 
     written = [sequences[2].targets, sequences[0].targets]
-    kept, drawn = (np.concatenate([getattr(one, name) for one in written]) for name in ("ids", "tail_ids"))
-    np.testing.assert_array_equal(found["ids"], np.concatenate([kept, drawn], axis=1))
-    weights = found["weights"].numpy()
+    kept, counts, drawn = (
+        np.concatenate([getattr(one, name) for one in written]) for name in ("ids", "tail_counts", "tail_ids")
+    )
+    ids, weights = found["ids"].numpy(), found["weights"].numpy()
+    filled = np.arange(counts.max()) < counts[:, None]
+    np.testing.assert_array_equal(ids[:, :4], kept)
+    np.testing.assert_array_equal(ids[:, 4:][filled], drawn)
+    assert not weights[:, 4:][~filled].any()
     np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-6)
     p, tail = (np.exp(np.concatenate([getattr(one, name) for one in written])) for name in ("log_probs", "log_tail"))
     np.testing.assert_allclose(weights[:, :4], p, rtol=5e-3)
-    np.testing.assert_allclose(weights[:, 4:], np.repeat(tail / 3, 3, axis=1), rtol=5e-3)
+    np.testing.assert_allclose(weights[:, 4:][filled], np.repeat(tail[:, 0] / counts, counts), rtol=5e-3)
 
 
 @pytest.mark.parametrize(
