@@ -23,8 +23,8 @@ class LogitsSpec(SpecModel):
         ge=0,
         le=50_000,
         description="topk: tokens drawn from all others at each position, so many for a probability of 1 (500: each "
-        "stands for 0.2 %), so that the forward KL at temperature 1 sees the whole vocabulary; 0 draws none. Other divergences and temperatures do not use them; a server "
-        "gives none.",
+        "stands for 0.2 %), so that the forward KL at temperature 1 sees the whole vocabulary; 0 draws none. Other "
+        "divergences and temperatures do not use them; a server gives none.",
     )
     temperatures: list[Temperature] = Field(
         [1.0],
