@@ -70,8 +70,8 @@ class TopKReducer:
         drawn = _cut(
             [chunk.tail_ids.int() for chunk in self._chunks], np.cumsum([counts.sum() for counts in whole[-1]])
         )
-        for *arrays, tail_ids in zip(*whole, drawn, strict=True):
-            yield TopK(*arrays, tail_ids)
+        for arrays in zip(*whole, drawn, strict=True):
+            yield TopK(*arrays)
 
 
 class DrawReducer:
