@@ -16,7 +16,7 @@ from typing import Literal, cast
 import polars as pl
 import torch
 
-from benchmarks.training_rivals.setting import TEACHER, THREADS, TOP_K
+from benchmarks.training_rivals.setting import TAIL_DRAWS, TEACHER, THREADS, TOP_K
 from distill_dagster.jobs import CaptureJob, ModelRef
 from distill_dagster.lineage.capture_identity import CaptureIdentity
 from distill_dagster.lineage.model_digest import digest_model
@@ -29,9 +29,9 @@ DRAWS = 50
 
 
 def make_identity(dtype: str, method: Literal["topk", "sample"], draw_sets: int) -> CaptureIdentity:
-    """What is captured: the 32 most likely tokens, or 50 draws for each epoch."""
+    """What is captured: the most likely tokens and draws from the others, or 50 draws for each epoch."""
     model = digest_model(TEACHER)
-    kept = {"k": TOP_K} if method == "topk" else {"draws": DRAWS, "draw_sets": draw_sets}
+    kept = {"k": TOP_K, "draws": TAIL_DRAWS} if method == "topk" else {"draws": DRAWS, "draw_sets": draw_sets}
     return CaptureIdentity.model_validate(
         {
             "method": method,

@@ -17,7 +17,8 @@ LAYERS = 16
 BATCH_SIZE = 8
 MAX_LENGTH = 256
 THREADS = 2
-TOP_K = 32
+TOP_K = 20
+TAIL_DRAWS = 400
 _BATCHES_SORTED_TOGETHER = 25
 
 System = Literal["gkd", "chunked", "sft", "ours"]

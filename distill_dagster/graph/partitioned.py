@@ -192,7 +192,8 @@ def _make_outputs(
 
 def _logits_spec(distillation: Distillation, key: dg.AssetKey, outputs: dg.AssetKey) -> dg.AssetSpec:
     spec = distillation.spec.logits
-    kept = f"the {spec.k} most likely tokens" if spec.method == "topk" else f"{spec.draws} drawn tokens"
+    drawn = " and some drawn from the others" if spec.tail_draws else ""
+    kept = f"the {spec.k} most likely tokens{drawn}" if spec.method == "topk" else f"{spec.draws} drawn tokens"
     return dg.AssetSpec(
         key,
         deps=[outputs],

@@ -17,7 +17,7 @@ class CaptureIdentity(BaseModel):
         method: `topk`, or `sample`.
         k: stored ids a token (`topk`).
         temperatures: those with a log Z and a tail mass (`topk`); the one that was drawn at (`sample`).
-        draws: ids drawn a token, with replacement (`sample`).
+        draws: ids drawn a token (`sample`), or for each unit of the mass that is not stored (`topk`; None is none).
         draw_sets: independent sets of draws, one an epoch (`sample`).
         source: `local` model, or `server`, which serves the model.
         model: digest of the weights; for a server its declared model and revision.

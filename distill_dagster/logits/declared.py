@@ -28,7 +28,7 @@ def capture_identity(distillation: Distillation) -> CaptureIdentity:
         "k": None if sampled else spec.k,
         # at 1 a student is validated, whatever it is trained at
         "temperatures": tuple(spec.temperatures if sampled else dict.fromkeys([1.0, *spec.temperatures])),
-        "draws": spec.draws if sampled else None,
+        "draws": spec.draws if sampled else spec.tail_draws or None if teacher.is_local else None,
         "draw_sets": draw_sets(distillation) if sampled else None,
     }
     if teacher.is_local:

@@ -22,8 +22,9 @@ def columns(identity: CaptureIdentity, vocabulary: int) -> pa.Schema:
     """The columns of a shard, one row a sequence.
 
     `topk`: gaps [tokens × k], log_probs [tokens × k], log_tail [tokens × temperatures], log_z [tokens × temperatures
-    other than 1, for which it is log_z_one], log_z_one [tokens]. `sample`: distinct [draw_sets × tokens], gaps and
-    counts [Σ distinct]. A gap is an id less the one before it less 1, and the first id of a token itself.
+    other than 1, for which it is log_z_one], log_z_one [tokens], and where any are drawn tail_counts [tokens] and
+    tail_gaps [Σ tail_counts]. `sample`: distinct [draw_sets × tokens], gaps and counts [Σ distinct]. A gap is an id
+    less the one before it less 1, and the first id of a token itself; a tail gap, whose ids may repeat, is not less 1.
     """
     gaps = pa.uint16() if vocabulary <= _NARROW_VOCABULARY else pa.uint32()
     if identity.method == "topk":
@@ -31,6 +32,8 @@ def columns(identity: CaptureIdentity, vocabulary: int) -> pa.Schema:
         if any(_stored(identity)):
             lists["log_z"] = pa.float32()
         lists["log_z_one"] = pa.float32()
+        if draws_tail(identity, vocabulary):
+            lists |= {"tail_counts": pa.uint16(), "tail_gaps": gaps}
     else:
         lists = {"distinct": pa.uint16(), "gaps": gaps, "counts": pa.uint16()}
     return pa.schema(
@@ -109,6 +112,11 @@ def kept_ids(identity: CaptureIdentity, vocabulary: int) -> int:
     return min(identity.k, vocabulary)
 
 
+def draws_tail(identity: CaptureIdentity, vocabulary: int) -> bool:
+    """Whether `topk` draws from tails: not where no id is left to draw."""
+    return bool(identity.draws) and kept_ids(identity, vocabulary) < vocabulary
+
+
 class _Lists:
     """A list column, cut without copying."""
 
@@ -156,6 +164,8 @@ def _flat_top_k(name: str, tokens: int, targets: TopK, identity: CaptureIdentity
             f"{name}: the teacher's distribution is not a number, which a narrow precision may cause; "
             "write another `dtype` for the teacher, such as bfloat16 or float32"
         )
+    _expect(name, "tail_counts", targets.tail_counts, (tokens,))
+    _expect(name, "tail_ids", targets.tail_ids, (int(targets.tail_counts.sum()),))
     lengths = np.full(tokens, k, dtype=np.int64)
     return {
         "gaps": _gaps(name, targets.ids.reshape(-1), lengths, vocabulary),
@@ -163,6 +173,8 @@ def _flat_top_k(name: str, tokens: int, targets: TopK, identity: CaptureIdentity
         "log_tail": tail_to_half(targets.log_tail).reshape(-1),
         "log_z": targets.log_z[:, _stored(identity)].reshape(-1),
         "log_z_one": targets.log_z_one,
+        "tail_counts": targets.tail_counts,
+        "tail_gaps": _gaps(name, targets.tail_ids, targets.tail_counts, vocabulary, step=0),
     }
 
 
@@ -189,12 +201,18 @@ def _top_k(flat: dict[str, _Array], tokens: int, identity: CaptureIdentity, voca
     if stored.any():
         log_z[:, stored] = flat["log_z"].reshape(tokens, int(stored.sum()))
     ids = _ids(flat["gaps"], np.full(tokens, k, dtype=np.int64))
+    counts, drawn = np.zeros(tokens, dtype=np.int32), ids[:0]
+    if draws_tail(identity, vocabulary):
+        counts = flat["tail_counts"].astype(np.int32)
+        drawn = _ids(flat["tail_gaps"], counts, step=0)
     return TopK(
         ids=ids.reshape(tokens, k),
         log_probs=flat["log_probs"].astype(np.float32).reshape(tokens, k),
         log_tail=flat["log_tail"].astype(np.float32).reshape(tokens, len(stored)),
         log_z=log_z,
         log_z_one=log_z_one,
+        tail_counts=counts,
+        tail_ids=drawn,
     )
 
 
@@ -208,9 +226,9 @@ def _draws(flat: dict[str, _Array], tokens: int, identity: CaptureIdentity, _voc
     )
 
 
-def _gaps(name: str, ids: Ids, lengths: _Array, vocabulary: int) -> _Array:
-    """Gaps of ids [Σ lengths] that ascend within runs of the given lengths."""
-    gaps = np.diff(ids.astype(np.int64), prepend=-1) - 1
+def _gaps(name: str, ids: Ids, lengths: _Array, vocabulary: int, step: int = 1) -> _Array:
+    """Gaps of ids [Σ lengths] that ascend within runs of the given lengths, each by at least `step`."""
+    gaps = np.diff(ids.astype(np.int64), prepend=0) - step
     first = (np.cumsum(lengths) - lengths)[lengths > 0]
     gaps[first] = ids[first]
     if len(ids) and (gaps.min() < 0 or ids.max() >= vocabulary):
@@ -218,11 +236,11 @@ def _gaps(name: str, ids: Ids, lengths: _Array, vocabulary: int) -> _Array:
     return gaps
 
 
-def _ids(gaps: _Array, lengths: _Array) -> Ids:
+def _ids(gaps: _Array, lengths: _Array, step: int = 1) -> Ids:
     """The inverse of `_gaps`."""
-    sums = np.concatenate(([0], np.cumsum(gaps.astype(np.int64) + 1)))
+    sums = np.concatenate(([0], np.cumsum(gaps.astype(np.int64) + step)))
     before = np.repeat(sums[np.cumsum(lengths) - lengths], lengths)
-    ids: Ids = (sums[1:] - before - 1).astype(np.int32)
+    ids: Ids = (sums[1:] - before - step).astype(np.int32)
     return ids
 
 

@@ -60,7 +60,9 @@ def read_answer(content: bytes, completion: list[int], k: int, vocabulary: int) 
     ids = np.array([[token_id for token_id, _ in head] for head in heads], dtype=np.int32).reshape(-1, k)
     log_probs = np.array([[value for _, value in head] for head in heads], dtype=np.float32).reshape(-1, k)
     zeros = np.zeros((len(heads), 1), dtype=np.float32)
-    return Captured(TopK(ids, log_probs, _log_tail(log_probs, vocabulary), zeros, zeros[:, 0]), decoded)
+    none = np.zeros(len(heads), dtype=np.int32)
+    tail = _log_tail(log_probs, vocabulary)
+    return Captured(TopK(ids, log_probs, tail, zeros, zeros[:, 0], tail_counts=none, tail_ids=none[:0]), decoded)
 
 
 def check_tokens(tokenizer: PreTrainedTokenizerBase, decoded: Mapping[int, str | None], source: str) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from distill_dagster.errors import LogitsError
 from distill_dagster.logits.sparse import Draws
@@ -25,6 +26,8 @@ class Reduced:
         log_probs: [positions, k].
         log_tail, log_z: [positions, temperatures].
         log_z_one: [positions].
+        tail_counts: [positions] int64.
+        tail_ids: [Σ tail_counts] int64.
     """
 
     ids: Tensor
@@ -32,10 +35,14 @@ class Reduced:
     log_tail: Tensor
     log_z: Tensor
     log_z_one: Tensor
+    tail_counts: Tensor
+    tail_ids: Tensor
 
 
-def top_k(logits: Tensor, k: int, temperatures: Sequence[float]) -> Reduced:
-    """Reduces logits to their k largest; destroys the logits.
+def top_k(
+    logits: Tensor, k: int, temperatures: Sequence[float], starts: Tensor | None = None, draws: int = 0
+) -> Reduced:
+    """Reduces logits to their k largest and draws from the others; destroys the logits.
 
     The mass of the other ids is summed relative to the largest of them, so that it keeps its precision however small
     it is, and the whole is the sum of the two parts: no mass is ever the difference of two others.
@@ -43,7 +50,10 @@ def top_k(logits: Tensor, k: int, temperatures: Sequence[float]) -> Reduced:
     Args:
         logits: [positions, vocabulary] float32.
         k: ids to keep; all of a vocabulary that has fewer.
-        temperatures: those with a tail mass and a log Z of their own.
+        temperatures: those with a tail mass and a log Z of their own; 1 is among them where anything is drawn.
+        starts: [positions, 1] float64 in [0, 1), the random numbers that the draws are made from.
+        draws: from the ids that are not kept, so many for each unit of their mass and at least one; none where all are
+            kept. Where they have more mass there is more to know, and every drawn id stands for about 1 / draws.
     """
     vocabulary = logits.shape[1]
     k = min(k, vocabulary)
@@ -58,12 +68,19 @@ def top_k(logits: Tensor, k: int, temperatures: Sequence[float]) -> Reduced:
     others = {t: _log_sum(logits / t, others_most / t) for t in temperatures if t != 1.0}
     others[1.0] = _log_sum(logits, others_most)
     log_z = {t: torch.logaddexp(torch.logsumexp(values / t, -1), mass) for t, mass in others.items()}
+    counts, drawn = ids.new_zeros(len(ids)), ids.new_zeros(0)
+    if starts is not None and k < vocabulary:
+        counts = ((others[1.0] - log_z[1.0]).exp() * draws).round_().long().clamp_(min=1)
+        # `_log_sum` has left the others' masses, as shares of the largest, in the memory of the logits.
+        drawn = _draw_evenly(logits, starts, counts)
     return Reduced(
         ids=ids,
         log_probs=values - log_z[1.0][:, None],
         log_tail=torch.stack([others[t] - log_z[t] for t in temperatures], 1),
         log_z=torch.stack([log_z[t] for t in temperatures], 1),
         log_z_one=log_z[1.0],
+        tail_counts=counts,
+        tail_ids=drawn,
     )
 
 
@@ -121,7 +138,42 @@ def draw(logits: Tensor, chances: Tensor, temperature: float) -> Tensor:
     # In float32, ids of less than 6e-8 would be lost in the sum.
     mass = logits.cumsum(-1, dtype=torch.float64)
     _refuse_nan(mass[:, -1])
-    return torch.searchsorted(mass, chances * mass[:, -1:], right=True).clamp_(max=logits.shape[1] - 1)
+    return _invert(mass, chances * mass[:, -1:])
+
+
+def _draw_evenly(masses: Tensor, starts: Tensor, counts: Tensor) -> Tensor:
+    """Systematic sampling: the points (start + 0 … count - 1) / count of the cumulative distribution, ascending.
+
+    Each id is drawn as often as its share of the mass times the count, rounded up or down at random: the mean over
+    `starts` is the distribution, as with independent draws, and the variance smaller. (W. G. Madow and L. H. Madow, On
+    the theory of systematic sampling, 1944.) Only the blocks of columns that the points fall in are summed one by one.
+
+    Args:
+        masses: [positions, vocabulary], not negative.
+        starts: [positions, 1] float64 in [0, 1).
+        counts: [positions], ids to draw.
+
+    Returns:
+        [Σ counts] int64, position after position. Where there is no mass at all they mean nothing.
+    """
+    numbers = torch.arange(int(counts.max()) if len(counts) else 0, device=masses.device)
+    points = ((starts + numbers) / counts[:, None]).clamp_(max=1.0)
+    rest = -masses.shape[1] % BLOCK
+    blocks = (pad(masses, (0, rest)) if rest else masses).view(len(masses), -1, BLOCK)
+    ends = blocks.sum(-1).double().cumsum(-1)  # a float32 sum holds a block's 64 masses, but not all 50,000
+    points = points * ends[:, -1:]
+    block = _invert(ends, points)
+    inside = blocks.gather(1, block[:, :, None].expand(-1, -1, BLOCK)).cumsum(-1, dtype=torch.float64)
+    points = points - pad(ends, (1, 0)).gather(1, block)
+    drawn = block * BLOCK + _invert(inside, points[:, :, None])[:, :, 0]
+    return drawn[numbers < counts[:, None]]
+
+
+def _invert(cumulative: Tensor, points: Tensor) -> Tensor:
+    """Where points [..., draws] fall in a cumulative mass [..., parts]: not on a part without mass."""
+    whole = cumulative[..., -1:]
+    inside = torch.minimum(points, whole.nextafter(torch.zeros_like(whole)))
+    return torch.searchsorted(cumulative, inside, right=True).clamp_(max=cumulative.shape[-1] - 1)
 
 
 def count_draws(ids: npt.NDArray[np.int64]) -> Draws:

@@ -30,22 +30,32 @@ class Reducer(Protocol):
 def reducer_of(identity: CaptureIdentity, items: Items[Item], seed: int) -> Reducer:
     """What reduces a batch as a capture's identity says; `seed` is for draws."""
     if identity.method == "topk":
-        return TopKReducer(items, identity.k or 0, identity.temperatures)
+        return TopKReducer(items, identity, seed)
     (temperature,) = identity.temperatures
     return DrawReducer(items, (identity.draw_sets or 0, identity.draws or 0), temperature, seed)
 
 
 class TopKReducer:
-    """Keeps the k most likely ids and the mass of the others."""
+    """Keeps the k most likely ids, the mass of the others, and draws from these."""
 
-    def __init__(self, items: Items[Item], k: int, temperatures: Items[float]) -> None:
+    def __init__(self, items: Items[Item], identity: CaptureIdentity, seed: int) -> None:
         self._ends = _ends(items)
-        self._k = k
-        self._temperatures = temperatures
+        self._identity = identity
+        self._starts = torch.from_numpy(
+            np.concatenate(
+                [uniforms(seed, item.request_key, item.ids_hash, (1, len(item.completion), 1))[0] for item in items]
+            )
+        )
         self._chunks: list[Reduced] = []
+        self._position = 0
 
     def add(self, logits: Tensor) -> None:
-        self._chunks.append(top_k(logits, self._k, self._temperatures))
+        kept = self._identity
+        starts = None
+        if kept.draws:
+            starts = self._starts[self._position : self._position + len(logits)].to(logits.device)
+        self._position += len(logits)
+        self._chunks.append(top_k(logits, kept.k or 0, kept.temperatures, starts, kept.draws or 0))
 
     def targets(self) -> Iterator[TopK | Draws]:
         parts = (
@@ -54,8 +64,13 @@ class TopKReducer:
             [chunk.log_tail for chunk in self._chunks],
             [chunk.log_z for chunk in self._chunks],
             [chunk.log_z_one for chunk in self._chunks],
+            [chunk.tail_counts.int() for chunk in self._chunks],
         )
-        for arrays in zip(*(_cut(part, self._ends) for part in parts), strict=True):
+        whole = [_cut(part, self._ends) for part in parts]
+        drawn = _cut(
+            [chunk.tail_ids.int() for chunk in self._chunks], np.cumsum([counts.sum() for counts in whole[-1]])
+        )
+        for arrays in zip(*whole, drawn, strict=True):
             yield TopK(*arrays)
 
 

@@ -14,7 +14,7 @@ Counts = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class TopK:
-    """The k most likely tokens at each position of a completion, and the mass of all others.
+    """The k most likely tokens at each position of a completion, the mass of all others, and some of these at random.
 
     Attributes:
         ids: [tokens, k], ascending within a token.
@@ -22,6 +22,8 @@ class TopK:
         log_tail: [tokens, temperatures], log of the mass of all other ids at each captured temperature.
         log_z: [tokens, temperatures], log Σ exp(z / T) over the whole vocabulary at each captured temperature.
         log_z_one: [tokens], log Σ exp(z): with it, log p at T is (log p + log_z_one) / T - log_z.
+        tail_counts: [tokens], how many ids are drawn from all others at temperature 1; their mass is shared equally.
+        tail_ids: [Σ tail_counts], token after token, ascending within a token; one may be there repeatedly.
     """
 
     ids: Ids
@@ -29,6 +31,8 @@ class TopK:
     log_tail: Floats
     log_z: Floats
     log_z_one: Floats
+    tail_counts: Counts
+    tail_ids: Ids
 
 
 @dataclass(frozen=True)

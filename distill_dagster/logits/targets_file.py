@@ -14,16 +14,16 @@ import polars as pl
 from distill_dagster.errors import LogitsError, StorageError
 from distill_dagster.lineage.capture_identity import CaptureIdentity
 from distill_dagster.lineage.hashing import digest, frame_version
-from distill_dagster.logits.packing import kept_ids, tail_to_half, to_half
+from distill_dagster.logits.packing import draws_tail, kept_ids, tail_to_half, to_half
 from distill_dagster.logits.shards import read_sequences
 from distill_dagster.logits.sparse import Draws, Floats, Sequence, TopK
 from distill_dagster.storage import publish_file, read_json, write_file, write_json
 
 MARKER_FILE = "targets.json"
 PLACES_FILE = "places.npy"
-_LAYOUT = 1
+_LAYOUT = 3
 _NARROW_VOCABULARY = 1 << 16
-_PLACE = np.dtype([(name, np.int64) for name in ("token", "tokens", "id", "hidden", "hidden_bytes")])
+_PLACE = np.dtype([(name, np.int64) for name in ("token", "tokens", "id", "tail", "hidden", "hidden_bytes")])
 _NO_HIDDEN = -1
 
 LongIds = npt.NDArray[np.int64]
@@ -81,6 +81,18 @@ class TargetsFile:
         k = kept_ids(self.identity, self.vocabulary)
         ids, log_probs = (self.arrays[name].reshape(-1, k)[rows] for name in ("ids", "log_probs"))
         return ids.astype(np.int64), log_probs.astype(np.float32), self.arrays["log_tail"][rows].astype(np.float32)
+
+    def tail(self, position: int) -> tuple[LongIds, LongIds]:
+        """Ids drawn from the tails of top-k targets at temperature 1.
+
+        Returns:
+            ids [Σ counts], token after token, and counts [tokens].
+        """
+        place = self.places[position]
+        rows = slice(int(place["token"]), int(place["token"] + place["tokens"]))
+        counts = self.arrays["tail_counts"][rows].astype(np.int64)
+        start = int(place["tail"])
+        return self.arrays["tail_ids"][start : start + int(counts.sum())].astype(np.int64), counts
 
     def draws(self, position: int, draw_set: int) -> tuple[LongIds, Floats]:
         """One set of draws.
@@ -223,9 +235,11 @@ class _FlatFiles:
 
     def append(self, sequence: Sequence, identity: CaptureIdentity, temperature: float) -> tuple[int, ...]:
         """Writes a sequence; returns its place, in the order of `_PLACE`."""
-        id_place = self._files["ids"].tell() // np.dtype(self._kinds["ids"]).itemsize
+        id_bytes = np.dtype(self._kinds["ids"]).itemsize
+        id_place = self._files["ids"].tell() // id_bytes
         hidden = _NO_HIDDEN if sequence.hidden is None else len(sequence.hidden)
-        place = (self._tokens, sequence.tokens, id_place, self._files["hidden"].tell(), hidden)
+        tail = self._files["tail_ids"].tell() // id_bytes if "tail_ids" in self._files else 0
+        place = (self._tokens, sequence.tokens, id_place, tail, self._files["hidden"].tell(), hidden)
         if isinstance(sequence.targets, TopK):
             arrays = _at_temperature(sequence.targets, identity, temperature)
         else:
@@ -242,7 +256,14 @@ def _at_temperature(targets: TopK, identity: CaptureIdentity, temperature: float
     log_probs = targets.log_probs
     if temperature != 1.0:
         log_probs = (log_probs + targets.log_z_one[:, None]) / np.float32(temperature) - targets.log_z[:, at, None]
-    return {"ids": targets.ids, "log_probs": to_half(log_probs), "log_tail": tail_to_half(targets.log_tail[:, at])}
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "ids": targets.ids,
+        "log_probs": to_half(log_probs),
+        "log_tail": tail_to_half(targets.log_tail[:, at]),
+    }
+    if targets.tail_ids.size:
+        arrays |= {"tail_ids": targets.tail_ids, "tail_counts": targets.tail_counts}
+    return arrays
 
 
 def _drawn(targets: Draws) -> dict[str, npt.NDArray[Any]]:
@@ -253,7 +274,8 @@ def _kinds(identity: CaptureIdentity, vocabulary: int) -> dict[str, npt.DTypeLik
     """The flat arrays of a method and their types."""
     ids = np.uint16 if vocabulary <= _NARROW_VOCABULARY else np.int32
     if identity.method == "topk":
-        return {"ids": ids, "log_probs": np.float16, "log_tail": np.float16, "hidden": np.uint8}
+        drawn = {"tail_ids": ids, "tail_counts": np.uint16} if draws_tail(identity, vocabulary) else {}
+        return {"ids": ids, "log_probs": np.float16, "log_tail": np.float16, **drawn, "hidden": np.uint8}
     return {"ids": ids, "counts": np.uint16, "distinct": np.uint16, "hidden": np.uint8}
 
 

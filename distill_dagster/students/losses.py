@@ -84,11 +84,13 @@ class TopKTargets:
 
 @dataclass(frozen=True)
 class DrawnTargets:
-    """Ids drawn from the teacher's distribution at the training temperature.
+    """Ids with weights whose mean over draws is the teacher's distribution at the training temperature.
 
     Attributes:
-        ids: [tokens, m] int64.
-        weights: [tokens, m], how often each was drawn / number of draws; padding has weight 0 and id 0.
+        ids: [tokens, m] int64; one may be there repeatedly.
+        weights: [tokens, m], which sum to 1: how often an id was drawn / number of draws; its probability where it is
+            kept for certain, and an equal share of the others' mass where it is drawn from these. Padding has weight 0
+            and id 0.
     """
 
     ids: Tensor

@@ -9,10 +9,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from distill_dagster.logits.head_file import SavedHead
+from distill_dagster.logits.packing import draws_tail
 from distill_dagster.logits.projection import negative_log_likelihood
 from distill_dagster.logits.targets_file import TargetsFile
 from distill_dagster.students.losses import (
     DenseTargets,
+    Divergence,
     DrawnTargets,
     Head,
     LossSettings,
@@ -93,8 +95,13 @@ class LogitObjective:
     def targets(self, positions: Sequence[int], epoch: int) -> dict[str, Tensor]:
         """`ids` [targets, k] with `log_probs` and `log_tail`, or with `weights`."""
         if self._train.identity.method == "topk":
-            return _topk(self._train, positions)
+            return _topk_and_tail(self._train, positions) if self._draws_tail() else _topk(self._train, positions)
         return _draws(self._train, positions, epoch % (self._train.identity.draw_sets or 1))
+
+    def _draws_tail(self) -> bool:
+        """Whether the tail's draws estimate this loss: the forward KL at the temperature that they were drawn at."""
+        forward = self._settings.divergence is Divergence.FORWARD_KL and self._settings.temperature == 1.0
+        return forward and draws_tail(self._train.identity, self._train.vocabulary)
 
     def loss(self, model: PreTrainedModel, hidden: Tensor, inputs: dict[str, Tensor], scale: float) -> Tensor:
         """Summed divergence."""
@@ -137,6 +144,21 @@ def _topk(file: TargetsFile, positions: Sequence[int]) -> dict[str, Tensor]:
         "ids": torch.from_numpy(ids.astype(np.int64)),
         "log_probs": torch.from_numpy(log_probs.astype(np.float32)),
         "log_tail": torch.from_numpy(log_tail.astype(np.float32)),
+    }
+
+
+def _topk_and_tail(file: TargetsFile, positions: Sequence[int]) -> dict[str, Tensor]:
+    """Each kept id with its probability, each drawn one with an equal share of the tail's mass; weights sum to 1."""
+    kept = _topk(file, positions)
+    ids, counts = (np.concatenate(part) for part in zip(*(file.tail(position) for position in positions), strict=True))
+    whole = TopKTargets(**kept).normalised()
+    filled = torch.from_numpy(np.arange(counts.max(initial=0)) < counts[:, None])
+    drawn = torch.zeros(filled.shape, dtype=torch.long)
+    drawn[filled] = torch.from_numpy(ids)
+    share = whole.log_tail.exp() / torch.from_numpy(counts)
+    return {
+        "ids": torch.cat([kept["ids"], drawn], dim=1),
+        "weights": torch.cat([whole.log_probs.exp(), share.float().unsqueeze(1) * filled], dim=1),
     }
 
 

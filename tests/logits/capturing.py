@@ -14,7 +14,7 @@ from distill_dagster.logits.sparse import Sequence, ids_hash
 from distill_dagster.progress_file import ProgressWriter
 from distill_dagster.teachers.local.chat_model import ChatModel, end_of_turn_id, load_chat_model
 
-TOP_K = CaptureIdentity(method="topk", k=5, model="m", tokenizer="t", template="c", dtype="float32")
+TOP_K = CaptureIdentity(method="topk", k=5, draws=60, model="m", tokenizer="t", template="c", dtype="float32")
 SAMPLE = CaptureIdentity(
     method="sample", draws=20, draw_sets=2, model="m", tokenizer="t", template="c", dtype="float32"
 )

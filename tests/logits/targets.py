@@ -13,10 +13,13 @@ from distill_dagster.logits.sparse import Draws, Sequence, TopK, ids_hash
 VOCABULARY = 300
 
 
-def topk_identity(k: int = 4, temperatures: tuple[float, ...] = (1.0,), tokenizer: str = "t" * 64) -> CaptureIdentity:
+def topk_identity(
+    k: int = 4, temperatures: tuple[float, ...] = (1.0,), tokenizer: str = "t" * 64, draws: int | None = 3
+) -> CaptureIdentity:
     return CaptureIdentity(
         method="topk",
         k=k,
+        draws=draws,
         temperatures=temperatures,
         model="m" * 64,
         tokenizer=tokenizer,
@@ -49,6 +52,7 @@ def make_targets(identity: CaptureIdentity, tokens: int, vocabulary: int, seed: 
         log_tail=tails.astype(np.float32),
         log_z=np.where(np.array(identity.temperatures) == 1, log_z_one[:, None], log_z).astype(np.float32),
         log_z_one=log_z_one.astype(np.float32),
+        **_tail(random, ids, vocabulary, identity.draws or 0),
     )
 
 
@@ -86,10 +90,22 @@ def assert_same(read: Sequence, written: Sequence) -> None:
         assert read.targets.draws == written.targets.draws
         return
     np.testing.assert_array_equal(read.targets.ids, written.targets.ids)
+    np.testing.assert_array_equal(read.targets.tail_counts, written.targets.tail_counts)
+    np.testing.assert_array_equal(read.targets.tail_ids, written.targets.tail_ids)
     np.testing.assert_array_equal(read.targets.log_z, written.targets.log_z)
     np.testing.assert_array_equal(read.targets.log_z_one, written.targets.log_z_one)
     np.testing.assert_allclose(read.targets.log_probs, written.targets.log_probs, rtol=2**-11, atol=6e-8)
     np.testing.assert_allclose(read.targets.log_tail, written.targets.log_tail, rtol=2**-11, atol=6e-8)
+
+
+def _tail(random: np.random.Generator, ids: np.ndarray, vocabulary: int, draws: int) -> dict[str, np.ndarray]:
+    """Up to `draws` ascending ids a token that are not among `ids`, perhaps repeatedly; none where these are all."""
+    if ids.shape[1] == vocabulary or not draws:
+        return {"tail_counts": np.zeros(len(ids), dtype=np.int32), "tail_ids": np.empty(0, dtype=np.int32)}
+    counts = random.integers(1, draws + 1, size=len(ids)).astype(np.int32)
+    others = [np.setdiff1d(np.arange(vocabulary), row) for row in ids]
+    drawn = [np.sort(random.choice(left, size=count)) for left, count in zip(others, counts, strict=True)]
+    return {"tail_counts": counts, "tail_ids": np.concatenate([np.empty(0), *drawn]).astype(np.int32)}
 
 
 def _drawn(random: np.random.Generator, logits: np.ndarray, identity: CaptureIdentity) -> Draws:

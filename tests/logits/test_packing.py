@@ -24,7 +24,7 @@ IDENTITY = topk_identity()
 
 temperatures = st.lists(st.sampled_from([0.5, 1.0, 2.0, 4.0]), min_size=1, max_size=3, unique=True).map(tuple)
 identities = st.one_of(
-    st.builds(topk_identity, k=st.integers(1, 40), temperatures=temperatures),
+    st.builds(topk_identity, k=st.integers(1, 40), temperatures=temperatures, draws=st.sampled_from([None, 1, 9])),
     st.builds(sample_identity, draws=st.integers(1, 60), draw_sets=st.integers(1, 3)),
 )
 
@@ -59,8 +59,8 @@ def test_any_ascending_ids_come_back(data):
     rows = data.draw(
         st.lists(st.lists(st.integers(0, vocabulary - 1), min_size=k, max_size=k, unique=True).map(sorted), max_size=4)
     )
-    identity = topk_identity(k=k)
-    targets = top_k_of(np.array(rows, dtype=np.int32).reshape(len(rows), k))
+    identity = topk_identity(k=k, draws=None)
+    targets = top_k_of(draws=0, ids=np.array(rows, dtype=np.int32).reshape(len(rows), k))
 
     table = pack([Sequence("key", "hash", len(rows), targets)], identity, vocabulary)
     (read,) = unpack(table, identity, vocabulary, [0])
@@ -117,6 +117,23 @@ def test_ids_that_do_not_ascend_below_the_vocabulary_are_refused(ids):
         pack([Sequence("key", "hash", 1, targets)], IDENTITY, VOCABULARY)
 
 
+@pytest.mark.parametrize("drawn", [[7, 5, 8], [5, 7, VOCABULARY]])
+def test_drawn_ids_that_do_not_ascend_below_the_vocabulary_are_refused(drawn):
+    targets = replace(top_k_of(np.array([[0, 1, 2, 3]], dtype=np.int32)), tail_ids=np.array(drawn, dtype=np.int32))
+
+    with pytest.raises(ValueError, match="ascend"):
+        pack([Sequence("key", "hash", 1, targets)], IDENTITY, VOCABULARY)
+
+
+def test_an_id_drawn_repeatedly_comes_back_as_often():
+    targets = top_k_of(np.array([[0, 1, 2, 3]] * 2, dtype=np.int32))
+    targets = replace(targets, tail_ids=np.array([4, 4, 9, 0, 0, 0], dtype=np.int32))
+
+    (read,) = unpack(pack([Sequence("key", "hash", 2, targets)], IDENTITY, VOCABULARY), IDENTITY, VOCABULARY, [0])
+
+    np.testing.assert_array_equal(read.targets.tail_ids, targets.tail_ids)
+
+
 def test_targets_of_another_shape_than_the_identity_says_are_refused():
     sequence = make_sequence(topk_identity(k=5), "a")
 
@@ -124,7 +141,7 @@ def test_targets_of_another_shape_than_the_identity_says_are_refused():
         pack([sequence], IDENTITY, VOCABULARY)
 
 
-def top_k_of(ids):
+def top_k_of(ids, draws=3):
     tokens, k = ids.shape
     return TopK(
         ids=ids,
@@ -132,4 +149,6 @@ def top_k_of(ids):
         log_tail=np.full((tokens, 1), -1, dtype=np.float32),
         log_z=np.full((tokens, 1), 3, dtype=np.float32),
         log_z_one=np.full(tokens, 3, dtype=np.float32),
+        tail_counts=np.full(tokens, draws, dtype=np.int32),
+        tail_ids=np.zeros(tokens * draws, dtype=np.int32),
     )

@@ -105,6 +105,45 @@ def test_logits_that_are_no_numbers_are_refused(reducing):
         reducing(values)
 
 
+@given(logits(), st.integers(1, 12), st.integers(1, 60), st.integers(0, 2**31))
+def test_the_tail_is_drawn_as_often_as_its_ids_are_likely(values, k, draws, seed):
+    starts = torch.rand(len(values), 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+    found = top_k(values.clone(), k, [1.0], starts, draws)
+
+    if k >= values.shape[1]:
+        assert found.tail_ids.tolist() == []
+        assert found.tail_counts.tolist() == [0] * len(values)
+        return
+    tails = values.double().scatter(1, found.ids, -torch.inf)
+    mass = (tails.logsumexp(-1) - values.double().logsumexp(-1)).exp() * draws
+    assert torch.all((found.tail_counts - mass.clamp(min=1)).abs() <= 0.5 + 1e-4)
+    shares = tails.softmax(-1) * found.tail_counts[:, None]
+    for row, drawn in enumerate(found.tail_ids.split(found.tail_counts.tolist())):
+        counted = torch.bincount(drawn, minlength=values.shape[1])
+        assert torch.all(counted >= (shares[row] - 1e-3).floor())
+        assert torch.all(counted <= (shares[row] + 1e-3).ceil())
+        assert torch.equal(drawn, drawn.sort().values)
+
+
+def test_over_all_random_starts_the_tails_draws_are_its_distribution():
+    values = torch.randn(1, 300, generator=torch.Generator().manual_seed(3)) * 2
+    repeated, starts = values.expand(4000, 300), (torch.arange(4000.0, dtype=torch.float64)[:, None] + 0.5) / 4000
+
+    found = top_k(repeated.clone(), 4, [1.0], starts, 12)
+
+    tail = values[0].double().scatter(0, found.ids[0], -torch.inf).softmax(-1)
+    drawn = torch.bincount(found.tail_ids.flatten(), minlength=300) / found.tail_ids.numel()
+    torch.testing.assert_close(drawn.double(), tail, rtol=0, atol=1 / 4000)
+
+
+def test_a_tail_without_any_mass_can_be_drawn_from():
+    values = torch.tensor([[2.0, -torch.inf, 2.0, -torch.inf]])
+    found = top_k(values, 2, [1.0], torch.zeros(1, 1, dtype=torch.float64), 3)
+    assert found.tail_counts.tolist() == [1]
+    assert found.log_tail.tolist() == [[-torch.inf]]
+
+
 def test_draws_are_as_frequent_as_the_teacher_says():
     values = torch.tensor([[0.0, 1.0, 2.0, -1.0, -30.0, 0.5]])
     chances = torch.from_numpy(uniforms(17, "key", "hash", (1, 1, 100_000))[0])

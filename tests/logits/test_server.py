@@ -27,7 +27,7 @@ from tests.logits.capturing import (
     write_sequences,
 )
 
-SERVED = TOP_K.model_copy(update={"source": "server", "dtype": "server"})
+SERVED = TOP_K.model_copy(update={"source": "server", "dtype": "server", "draws": None})
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,9 @@ def run(job: CaptureJob) -> dict:
 
 def test_a_server_gives_what_its_model_gives_here(chat, served, job, tmp_path):
     (tmp_path / "local").mkdir()
-    local = job.model_copy(update={"out": tmp_path / "local", "identity": TOP_K, "server": None})
+    local = job.model_copy(
+        update={"out": tmp_path / "local", "identity": TOP_K.model_copy(update={"draws": None}), "server": None}
+    )
     run_capture(local, progress_of(local))
 
     result = run(job)

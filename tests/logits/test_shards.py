@@ -181,21 +181,23 @@ def test_captures_of_different_teachers_lie_apart(tmp_path):
     assert shards_folder(tmp_path, IDENTITY) != shards_folder(tmp_path, topk_identity(k=5))
 
 
-def test_a_token_of_top_32_takes_at_most_115_bytes(tmp_path):
+def test_a_token_of_20_ids_and_40_draws_takes_at_most_130_bytes(tmp_path):
     vocabulary, tokens, random = 49_152, 24, np.random.default_rng(5)
-    identity = topk_identity(k=32)
+    identity = topk_identity(k=20, draws=500)
     written = []
     for at in range(64):
         likely = (vocabulary ** random.random((tokens, 200))).astype(np.int32)  # low ids are the frequent ones
-        ids = np.stack([np.sort(random.permutation(np.unique(row))[:32]) for row in likely])
+        ids = np.stack([np.sort(random.permutation(np.unique(row))[:20]) for row in likely])
+        counts = random.integers(1, 80, size=tokens).astype(np.int32)
+        drawn = [np.sort((vocabulary ** random.random(count)).astype(np.int32)) for count in counts]
         log_probs = random.normal(-6, 2.5, size=ids.shape).astype(np.float32)
         log_tail, log_z = random.normal(-3, 1, size=(2, tokens, 1)).astype(np.float32)
-        targets = TopK(ids, log_probs, log_tail, log_z, log_z[:, 0])
+        targets = TopK(ids, log_probs, log_tail, log_z, log_z[:, 0], counts, np.concatenate(drawn))
         written.append(Sequence(ids_hash([at]), ids_hash([at, at]), tokens, targets))
 
     write_shard(tmp_path / "shard.parquet", identity, vocabulary, written)
 
-    assert (tmp_path / "shard.parquet").stat().st_size / (64 * tokens) <= 115
+    assert (tmp_path / "shard.parquet").stat().st_size / (64 * tokens) <= 130
 
 
 def test_the_hash_of_token_ids_is_of_their_little_endian_bytes():

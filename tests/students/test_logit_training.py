@@ -20,7 +20,7 @@ from distill_dagster.lineage.capture_identity import CaptureIdentity
 from distill_dagster.progress_file import ProgressWriter
 from distill_dagster.students.train import run_train
 from tests.students.gradients import gradients_of_one_step
-from tests.students.logit_jobs import logit_job
+from tests.students.logit_jobs import TOP_K, logit_job
 from tests.tiny import make_tiny_model
 
 SAMPLE = CaptureIdentity(
@@ -74,6 +74,7 @@ def test_a_student_comes_closer_to_its_teacher_and_knows_by_how_much(tiny_model:
         {"temperature": 2.0, "t_squared": False},
         {"batch_tokens": 300},
         {"identity": SAMPLE},
+        {"identity": TOP_K.model_copy(update={"draws": 60})},
         {"lora": {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": None}, "learning_rate": 3e-2},
         {"precision": "bf16"},
     ],
