@@ -112,7 +112,7 @@ def _compare(table: TableName, stored: StoredMeasure, report: StoredReport, pair
         & paired.a.select(known)["known"]
         & paired.b.select(known)["known"]
     )
-    needed = [*KEY, "group_id", *sorted(_roots(columns))]
+    needed = [*KEY, "group_id", "split", *sorted(_roots(columns))]
     rows = [side.filter(kept).select(*needed, model=pl.lit(name)) for name, side in ((A, paired.a), (B, paired.b))]
     measure = _measure(
         Scored(pl.concat(rows, how="vertical_relaxed"), report.confidence, DEFAULT_SEED), stored, columns

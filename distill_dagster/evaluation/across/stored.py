@@ -12,6 +12,7 @@ from distill_dagster.evaluation.across.stored_report import StoredReport
 from distill_dagster.evaluation.write import PREDICTIONS_FILE, REPORT_HTML_FILE, REPORT_JSON_FILE
 from distill_dagster.lineage.manifests import MANIFEST_FILE, read_manifest
 from distill_dagster.project import Distillation
+from distill_dagster.prompts.splits import Split
 from distill_dagster.storage import read_current, read_json
 
 CURRENT = "current"
@@ -48,16 +49,19 @@ class StoredEvaluation:
         return self.folder / REPORT_HTML_FILE
 
     def predictions(self) -> pl.DataFrame:
-        """Its rows.
+        """Its rows of the test split, which all of its tables are about; files without `split` have no others.
 
         Raises:
             StorageError: the file is missing or torn.
         """
         path = self.folder / PREDICTIONS_FILE
         try:
-            return pl.read_parquet(path)
+            rows = pl.read_parquet(path)
         except (OSError, pl.exceptions.PolarsError) as error:
             raise StorageError(f"{path}: cannot be read ({error}); materialise the evaluation again") from None
+        if "split" not in rows.columns:
+            return rows.with_columns(split=pl.lit(Split.TEST.value))
+        return rows.filter(pl.col("split") == Split.TEST.value)
 
 
 def stored_evaluations(distillation: Distillation) -> list[StoredEvaluation]:
