@@ -1,90 +1,25 @@
-"""The trade that a student is made for, as one SVG plot: each system at what it costs and how good its answers are."""
+"""Quality against cost as one SVG plot: each system at what it costs and how good its answers are."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from markupsafe import Markup
 
 from distill_dagster import drawing as draw
-from distill_dagster.evaluation.cost import SECONDS, USD
+from distill_dagster.evaluation.cost import USD
 from distill_dagster.evaluation.formatting import dollars, interval, number, quantity, shortened, system_label
-from distill_dagster.evaluation.headlines import closest_measure
-from distill_dagster.evaluation.model import EvaluationReport, Measure, System, answering
 from distill_dagster.evaluation.plots import mark, role
 from distill_dagster.evaluation.statistics import Estimate
+from distill_dagster.evaluation.trade import Trade, TradePoint
 
 WIDTH, HEIGHT = 380, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 14, 26, 42
 _LOG_FROM = 10  # times the cheapest, from which the axis is logarithmic
-_MARGIN = 0.12
+_MARGIN = 0.15
 _LABEL_CHARS, _CHAR_WIDTH = 20, 6.9
 Box: TypeAlias = tuple[float, float, float, float]
-_UNITS = {USD: "dollars", SECONDS: "seconds"}
-
-
-@dataclass(frozen=True)
-class TradePoint:
-    """One system: its cost of 1,000 answers, and how good they are."""
-
-    system: str
-    cost: float
-    quality: Estimate
-
-
-@dataclass(frozen=True)
-class Trade:
-    """What the plot shows.
-
-    Attributes:
-        label: the measure.
-        against: what it is measured against.
-        cost: which cost (SECONDS or USD).
-        quality: of every system in the order of the tables; None where it was not measured.
-        points: the systems that have both.
-        teacher_cost: of a teacher that is not, for it has no closeness to itself.
-    """
-
-    label: str
-    against: str
-    cost: str
-    quality: dict[str, Estimate | None]
-    points: list[TradePoint]
-    teacher_cost: float | None
-
-    @property
-    def note(self) -> str:
-        """What stands beside the title."""
-        return f"{self.label} {self.against} and {_UNITS[self.cost]} per 1,000 answers".replace("  ", " ")
-
-
-def find_trade(report: EvaluationReport, costs: Mapping[str, Mapping[str, float]]) -> Trade | None:
-    """The plot's points: in dollars where two systems have them, else in seconds; None where fewer than two have both.
-
-    Quality is the main metric against the references, or where there are none closeness to the teacher. The teacher's
-    own closeness is that of its second answers, where it was asked again.
-
-    Args:
-        costs: by system, as `answer_costs` gives them.
-    """
-    measure, against = _quality(report)
-    if measure is None:
-        return None
-    quality = {str(system): measure.systems.get(system) for system in answering(report.companions)}
-    if quality[System.TEACHER] is None:
-        quality[System.TEACHER] = measure.systems.get(System.TEACHER_AGAIN)
-    for cost in (USD, SECONDS):
-        points = [
-            TradePoint(system, costs[system][cost], estimate)
-            for system, estimate in quality.items()
-            if estimate is not None and estimate.value is not None and cost in costs.get(system, {})
-        ]
-        if len(points) > 1:
-            has_teacher = any(point.system == System.TEACHER for point in points)
-            beside = None if has_teacher else costs.get(System.TEACHER, {}).get(cost)
-            return Trade(measure.label, against, cost, quality, points, beside)
-    return None
 
 
 def trade_plot(trade: Trade | None) -> Markup:
@@ -95,34 +30,24 @@ def trade_plot(trade: Trade | None) -> Markup:
     across = _Across.of([*beside, *(point.cost for point in trade.points)])
     up = _Up.of([point.quality for point in trade.points])
     parts = [*_grid(across, up, trade)]
-    places = [(point, across(point.cost), up(point.quality.value or 0.0)) for point in trade.points]
-    for point, x, y in places:
-        if point.quality.interval is not None:
-            low, high = map(up, point.quality.interval)
-            parts.append(draw.line(x, low, x, high, f"stroke-{role(point.system)}"))
-        parts.append(mark(x, y, point.system))
+    places = [_Place.of(point, across, up) for point in trade.points]
+    for place in places:
+        if place.top < place.bottom:
+            parts.append(draw.line(place.x, place.bottom, place.x, place.top, f"stroke-{role(place.system)}"))
+        parts.append(mark(place.x, place.y, place.system))
     for x in map(across, beside):
         parts.append(draw.line(x, _TOP, x, HEIGHT - _BOTTOM, "stroke-teacher dashed"))
         is_right = x > (_LEFT + WIDTH - _RIGHT) / 2
         parts.append(
             draw.text(x + (-6 if is_right else 6), _TOP + 12, "the teacher’s cost", "", "end" if is_right else "start")
         )
-    parts += _labels([(_name(point.system), x, y) for point, x, y in places])
+    parts += _labels(places, [(x - 3, _TOP, x + 3, HEIGHT - _BOTTOM) for x in map(across, beside)])
     described = "; ".join(
         f"{_name(point.system)}: {_money(point.cost, trade.cost)}, {quantity(point.quality.value, 'score')} "
         f"{interval(point.quality, 'score')}"
         for point in trade.points
     )
     return draw.svg(WIDTH, HEIGHT, "Quality against cost", f"{trade.note}. {described}.", parts)
-
-
-def _quality(report: EvaluationReport) -> tuple[Measure | None, str]:
-    measure = report.measure("quality", report.primary_metric)
-    if measure is not None and any(estimate.n for estimate in measure.systems.values()):
-        against = "against human references" if report.needs_reference(report.primary_metric) else ""
-        return measure, against
-    closeness = report.measure("fidelity", report.primary_metric)
-    return closeness or closest_measure(report.fidelity, report.primary_metric), "against the teacher’s answers"
 
 
 @dataclass(frozen=True)
@@ -182,39 +107,89 @@ class _Up:
 def _grid(across: _Across, up: _Up, trade: Trade) -> list[str]:
     parts = []
     bottom = HEIGHT - _BOTTOM
-    for tick in draw.round_ticks(up.low, up.high, 4):
+    scores, costs = draw.round_ticks(up.low, up.high, 4), across.ticks()
+    for tick in scores:
         parts.append(draw.line(_LEFT, up(tick), WIDTH - _RIGHT, up(tick), "grid"))
-        parts.append(draw.text(_LEFT - 7, up(tick) + 4, f"{tick:g}", "tick", "end"))
-    for tick in across.ticks():
+        parts.append(draw.text(_LEFT - 7, up(tick) + 4, number(tick, _decimals(scores)), "tick", "end"))
+    for tick in costs:
         parts.append(draw.line(across(tick), _TOP, across(tick), bottom, "grid"))
-        shown = f"${tick:g}" if trade.cost == USD else f"{tick:,g}"
+        shown = number(tick, _decimals([tick] if across.is_log else costs))
+        shown = f"${shown}" if trade.cost == USD else shown
         parts.append(draw.text(across(tick), bottom + 17, shown, "tick", "middle"))
     scale = ", logarithmic" if across.is_log else ""
-    title = f"{_UNITS[trade.cost]} per 1,000 answers{scale}"
+    title = f"{trade.unit} per 1,000 answers{scale}"
     parts.append(draw.text((_LEFT + WIDTH - _RIGHT) / 2, HEIGHT - 5, title, "tick", "middle"))
-    parts.append(draw.text(0, 12, trade.label, "tick"))
+    parts.append(draw.text(0, 12, f"{trade.label}, from 0 to 1", "tick"))
     return parts
 
 
-def _labels(places: Sequence[tuple[str, float, float]]) -> list[str]:
-    """Names beside the points: right, left, above or below, wherever fewest names and points are in the way."""
-    taken = [(x - 6, y - 6, x + 6, y + 6) for _, x, y in places]
-    parts = []
-    for name, x, y in places:
-        width = len(name) * _CHAR_WIDTH
-        spots = [
-            (x + 11, y + 4, "start", x + 11),
-            (x - 11, y + 4, "end", x - 11 - width),
-            (x + 11, y - 10, "start", x + 11),
-            (x + 11, y + 18, "start", x + 11),
-            (x - 11, y - 10, "end", x - 11 - width),
-            (x - 11, y + 18, "end", x - 11 - width),
+def _decimals(ticks: Sequence[float]) -> int:
+    """As many as all ticks need, so that they line up."""
+    return max(len(f"{tick:.9f}".rstrip("0").partition(".")[2]) for tick in ticks)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a system's mark and the ends of its interval stand, in pixels."""
+
+    system: str
+    x: float
+    y: float
+    top: float
+    bottom: float
+
+    @classmethod
+    def of(cls, point: TradePoint, across: _Across, up: _Up) -> "_Place":
+        y = up(point.quality.value or 0.0)
+        low, high = map(up, point.quality.interval) if point.quality.interval else (y, y)
+        return cls(point.system, across(point.cost), y, high, low)
+
+    @property
+    def boxes(self) -> list[Box]:
+        """What no name should cover: the mark and the interval."""
+        return [
+            (self.x - 6, self.y - 6, self.x + 6, self.y + 6),
+            (self.x - 2, self.top - 1, self.x + 2, self.bottom + 1),
         ]
-        boxes = [(left, base - 11, left + width, base + 3) for _, base, _, left in spots]
-        best = min(range(len(spots)), key=lambda index: _in_the_way(boxes[index], taken))
-        at, base, anchor, _ = spots[best]
-        taken.append(boxes[best])
-        parts.append(draw.text(at, base, name, "strong", anchor))
+
+    def spots(self, width: float) -> list[tuple[Box, str]]:
+        """Boxes for a name of this width with their text anchors, the best first."""
+        right, left, middle = self.x + 11, self.x - 11 - width, self.x - width / 2
+        above, below = min(self.y - 11, self.top - 6), max(self.y + 21, self.bottom + 16)
+        return [
+            (_name_box(at, base, width), anchor)
+            for at, base, anchor in (
+                (right, self.y + 4, "start"),
+                (left, self.y + 4, "end"),
+                (middle, above, "middle"),
+                (middle, below, "middle"),
+                (right, self.y - 10, "start"),
+                (right, self.y + 18, "start"),
+                (left, self.y - 10, "end"),
+                (left, self.y + 18, "end"),
+            )
+        ]
+
+
+def _name_box(left: float, base: float, width: float) -> Box:
+    return (left, base - 11, left + width, base + 3)
+
+
+def _labels(places: Sequence[_Place], taken: list[Box]) -> list[str]:
+    """Names at the marks: beside, above or below, wherever fewest names, marks and intervals are in the way.
+
+    Args:
+        taken: further boxes to leave free.
+    """
+    taken = [*taken, *(box for place in places for box in place.boxes)]
+    parts = []
+    for place in places:
+        name = _name(place.system)
+        spots = place.spots(len(name) * _CHAR_WIDTH)
+        box, anchor = min(spots, key=lambda spot: _in_the_way(spot[0], taken))
+        taken.append(box)
+        at = {"start": box[0], "end": box[2], "middle": (box[0] + box[2]) / 2}[anchor]
+        parts.append(draw.text(at, box[3] - 3, name, "strong", anchor))
     return parts
 
 

@@ -7,7 +7,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from distill_dagster.evaluation import formatting
 from distill_dagster.evaluation.cost import SECONDS, USD
-from distill_dagster.evaluation.cost_plot import find_trade, trade_plot
+from distill_dagster.evaluation.cost_plot import trade_plot
 from distill_dagster.evaluation.gate_view import banner, gate_facts, gate_plot, gate_rows
 from distill_dagster.evaluation.headlines import is_better
 from distill_dagster.evaluation.model import (
@@ -21,6 +21,7 @@ from distill_dagster.evaluation.model import (
 from distill_dagster.evaluation.page import basis, without_controls
 from distill_dagster.evaluation.plots import bar_plot, interval_plot, loss_plot
 from distill_dagster.evaluation.statistics import BOOTSTRAP_MIN_CLUSTERS, BOOTSTRAP_RESAMPLES, Estimate
+from distill_dagster.evaluation.trade import find_trade, payer
 from distill_dagster.evaluation.view import Timings, cards, side_by_side, student_facts
 from distill_dagster.metrics import metric_label
 
@@ -93,6 +94,7 @@ def _template() -> Template:
         quantity=formatting.quantity,
         interval=formatting.interval,
         parameters=formatting.parameters,
+        payer=payer,
         size=formatting.size,
         basis=basis,
         method_label=lambda estimate: formatting.METHOD_LABELS[estimate.method],

@@ -11,10 +11,10 @@ from distill_dagster.evaluation.model import System, companion
 from distill_dagster.evaluation.prediction_files import READ_COLUMNS, Wanted
 from distill_dagster.jobs import ModelRef, PredictModel
 from distill_dagster.lineage.hashing import frame_version
-from distill_dagster.lineage.manifests import read_manifest
 from distill_dagster.lineage.model_digest import digest_model
 from distill_dagster.lineage.model_folder import find_model, saved_dtype
 from distill_dagster.project import Distillation
+from distill_dagster.storage import read_current
 from distill_dagster.students.build import StudentBuild, read_student, student_current
 
 
@@ -47,8 +47,9 @@ class Subjects:
 
 
 def find_subjects(distillation: Distillation, student: str) -> Subjects | None:
-    """The models to measure now; None while the student is not the current one."""
-    if not student_current(distillation, student):
+    """The models to measure now, on the current dataset; None while the student is not the one trained on it."""
+    dataset = read_current(distillation.files.asset("dataset"))
+    if dataset is None or not student_current(distillation, student):
         return None
     trained = read_student(distillation, student)
     cache = distillation.project.home / "digests"
@@ -61,7 +62,7 @@ def find_subjects(distillation: Distillation, student: str) -> Subjects | None:
             for other in distillation.spec.students
             if other != student and student_current(distillation, other)
         },
-        dataset=read_manifest(trained.folder)["inputs"]["dataset"],
+        dataset=dataset.version,  # the student's manifest names the first one that came to its weights
         base=digest_model(trained.base_folder, cache).version,
         teacher=digest_model(folder, cache).version if folder else None,
         teacher_folder=folder,

@@ -1,6 +1,7 @@
 """What answers cost, and the plot of quality against it."""
 
 import dataclasses
+import itertools
 import json
 import re
 from decimal import Decimal
@@ -10,10 +11,11 @@ from xml.etree import ElementTree
 import pytest
 
 from distill_dagster.evaluation.cost import SECONDS, USD, answer_costs
-from distill_dagster.evaluation.cost_plot import Trade, TradePoint, find_trade, trade_plot
+from distill_dagster.evaluation.cost_plot import trade_plot
 from distill_dagster.evaluation.inputs import EvaluationInputs
 from distill_dagster.evaluation.model import EvaluationReport
 from distill_dagster.evaluation.statistics import Estimate, Method
+from distill_dagster.evaluation.trade import Trade, TradePoint, find_trade
 from distill_dagster.evaluation.write import write_evaluation
 from tests.evaluation.probed import asked_again, declared
 
@@ -42,6 +44,20 @@ def point(system: str, cost: float, value: float) -> TradePoint:
 
 def texts(trade: Trade) -> list[str]:
     return [element.text or "" for element in ElementTree.fromstring(trade_plot(trade)).iter("text")]
+
+
+def row_of(page: str, label: str) -> list[str]:
+    """The cells behind a label in the first table that has it."""
+    row = re.search(f'<tr><th scope="row">{label}</th>(.*?)</tr>', page)
+    assert row is not None
+    return [re.sub("<.*?>", "", cell) for cell in re.findall("<td.*?</td>", row[1])]
+
+
+def name_box(text: ElementTree.Element) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of a name, about."""
+    x, base, width = float(text.get("x", "")), float(text.get("y", "")), 6.9 * len(text.text or "")
+    left = x - {"start": 0, "middle": width / 2, "end": width}[text.get("text-anchor", "")]
+    return left, base - 10, left + width, base + 2
 
 
 def test_time_becomes_dollars_at_the_declared_price() -> None:
@@ -103,7 +119,7 @@ def test_without_references_closeness_is_plotted_and_the_teacher_is_a_line(
     priced = declared(dataclasses.replace(hosted, teacher_usd_per_1000_answers=1.83), cost=PRICE)
     report, costs, page = written(tmp_path / "once", priced)
     once = find_trade(report, costs)
-    report, costs, _ = written(tmp_path / "twice", asked_again(priced))
+    report, costs, again = written(tmp_path / "twice", asked_again(priced))
     twice = find_trade(report, costs)
 
     assert once is not None
@@ -111,11 +127,11 @@ def test_without_references_closeness_is_plotted_and_the_teacher_is_a_line(
     assert (once.against, once.teacher_cost) == ("against the teacher’s answers", 1.83)
     assert "the teacher’s cost" in texts(once)
     assert {one.system for one in once.points} == {"student", "base"}
-    assert {one.system for one in twice.points} == {"teacher", "student", "base"}
+    assert {one.system for one in twice.points} == {"teacher_again", "student", "base"}
     assert twice.teacher_cost is None
-    row = re.search(r'<tr><th scope="row">Teacher</th>(.*?)</tr>', page)
-    assert row is not None
-    assert [re.sub("<.*?>", "", cell) for cell in re.findall("<td.*?</td>", row[1])] == ["–", "$1.83", "–"]
+    assert row_of(page, "Teacher") == ["–", "$1.83", "–"]
+    assert row_of(again, "Teacher, asked again")[1:] == ["$1.83", "–"]
+    assert {"Teacher, asked again", "ROUGE-L, from 0 to 1"} <= set(texts(twice))
 
 
 def test_the_axis_is_logarithmic_from_ten_times_on() -> None:
@@ -149,9 +165,30 @@ def test_names_do_not_cover_one_another() -> None:
 
     root = ElementTree.fromstring(trade_plot(Trade("chrF", "", USD, {}, points, None)))
 
-    places = {e.text: (float(e.get("x", "")), float(e.get("y", ""))) for e in root.iter("text") if e.text in names}
-    assert len(set(places.values())) == len(names)
-    assert all(0 <= x <= 380 for x, _ in places.values())
+    boxes = [name_box(e) for e in root.iter("text") if e.text in names]
+    assert len(boxes) == len(names)
+    for one, other in itertools.combinations(boxes, 2):
+        assert one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1], (one, other)
+    assert all(left >= 0 and right <= 380 for left, _, right, _ in boxes)
+
+
+def test_a_name_does_not_cover_an_interval() -> None:
+    points = [point("student", 1.0, 0.5), point("student/soft", 1.02, 0.5), point("teacher", 2.0, 0.6)]
+
+    root = ElementTree.fromstring(trade_plot(Trade("chrF", "", USD, {}, points, None)))
+
+    bars = [e for e in root.iter("line") if str(e.get("class")).startswith("stroke-")]
+    boxes = [name_box(e) for e in root.iter("text") if e.text in ("Student", "soft", "Teacher")]
+    assert (len(bars), len(boxes)) == (3, 3)
+    for bar, (left, top, right, bottom) in itertools.product(bars, boxes):
+        x, low, high = (float(bar.get(name, "")) for name in ("x1", "y1", "y2"))
+        assert not (left < x < right and high < bottom and top < low)
+
+
+def test_ticks_of_one_axis_have_the_same_decimals() -> None:
+    costs = texts(Trade("chrF", "", USD, {}, [point("student", 0.023, 0.5), point("teacher", 0.037, 0.6)], None))
+
+    assert {"$0.025", "$0.030", "$0.035"} <= set(costs)
 
 
 def test_names_are_escaped_and_cut() -> None:

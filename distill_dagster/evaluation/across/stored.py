@@ -9,10 +9,10 @@ from pydantic import ValidationError
 
 from distill_dagster.errors import EvaluationError, StorageError
 from distill_dagster.evaluation.across.stored_report import StoredReport
-from distill_dagster.evaluation.predictions import GOLDEN
 from distill_dagster.evaluation.write import PREDICTIONS_FILE, REPORT_HTML_FILE, REPORT_JSON_FILE
 from distill_dagster.lineage.manifests import MANIFEST_FILE, read_manifest
 from distill_dagster.project import Distillation
+from distill_dagster.prompts.splits import Split
 from distill_dagster.storage import read_current, read_json
 
 CURRENT = "current"
@@ -49,7 +49,7 @@ class StoredEvaluation:
         return self.folder / REPORT_HTML_FILE
 
     def predictions(self) -> pl.DataFrame:
-        """Its rows but for golden ones.
+        """Its rows of the test split, which all of its tables are about; files without `split` have no others.
 
         Raises:
             StorageError: the file is missing or torn.
@@ -59,7 +59,9 @@ class StoredEvaluation:
             rows = pl.read_parquet(path)
         except (OSError, pl.exceptions.PolarsError) as error:
             raise StorageError(f"{path}: cannot be read ({error}); materialise the evaluation again") from None
-        return rows.filter(pl.col("split") != GOLDEN) if "split" in rows.columns else rows
+        if "split" not in rows.columns:
+            return rows.with_columns(split=pl.lit(Split.TEST.value))
+        return rows.filter(pl.col("split") == Split.TEST.value)
 
 
 def stored_evaluations(distillation: Distillation) -> list[StoredEvaluation]:

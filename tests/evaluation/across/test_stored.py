@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from distill_dagster.errors import EvaluationError, StorageError
 from distill_dagster.evaluation.across.stored import StoredEvaluation, find_evaluation, stored_evaluations
 from distill_dagster.project import Distillation
 from tests.evaluation.across.shelf import distillation_in, publish, retrained, small_inputs
+from tests.evaluation.probed import with_held_out
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +86,17 @@ def test_a_report_of_an_older_or_newer_release_is_read(tmp_path: Path) -> None:
 
     assert (report.training.seed, report.gate) == (None, None)
     assert report.measures("quality")["rouge_l"].systems["student"].n == 71
+
+
+def test_the_rows_are_those_of_the_test_split_and_an_older_file_has_no_others(tmp_path: Path) -> None:
+    stored = publish(distillation_in(tmp_path), with_held_out(small_inputs()))
+    rows = pl.read_parquet(stored.folder / "predictions.parquet")
+    test = rows.filter(split="test")
+    assert len(test) < len(rows)
+
+    assert stored.predictions().equals(test)
+    test.drop("split").write_parquet(stored.folder / "predictions.parquet")
+    assert stored.predictions().select(test.columns).equals(test)
 
 
 def test_what_is_not_whole_is_named_and_what_is_not_published_is_not_seen(tmp_path: Path) -> None:
