@@ -229,6 +229,28 @@ def gc(ctx: click.Context, name: str, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("query")
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="All rows: .parquet or .csv."
+)
+@click.option("--json", "as_json", is_flag=True, help="All rows, for programs.")
+@click.pass_context
+def sql(ctx: click.Context, query: str, out: Path | None, as_json: bool) -> None:
+    """Run one SELECT over all that is stored, e.g. "select split, count(*) from dataset group by split".
+
+    `show tables` lists the views, `describe prompts` the columns of one; docs/lineage.md says what they are.
+    """
+    from distill_dagster.catalog.catalog import Catalog
+    from distill_dagster.commands.sql import print_result, write_result
+
+    with Catalog(_project(ctx)) as catalog:
+        if out is None:
+            print_result(catalog, query, as_json=as_json)
+        else:
+            click.echo(f"{out}: {write_result(catalog, query, out):,} rows")
+
+
+@main.command()
 @click.option("--port", default=3000, show_default=True)
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.pass_context
