@@ -229,6 +229,30 @@ def gc(ctx: click.Context, name: str, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("name", required=False)
+@click.option("--student", metavar="S[@VERSION]", help="What a student comes from, and what came of it.")
+@click.option("--prompt", metavar="ID", help="Everything that has a prompt.")
+@click.option("--response", metavar="KEY", help="A stored answer, by its request key or the beginning of it.")
+@click.option("--teacher-model", metavar="M", help="Which students learned from a teacher's model.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.pass_context
+def lineage(ctx: click.Context, name: str | None, as_json: bool, **asked: str | None) -> None:
+    """Show what a student, a prompt, an answer or a teacher's model is connected with.
+
+    NAME is a distillation; without it, all that are stored are searched. A version may be cut short.
+    """
+    from distill_dagster.catalog.catalog import Catalog
+    from distill_dagster.commands.lineage import print_lineage
+
+    given = {kind: value for kind, value in asked.items() if value is not None}
+    if len(given) != 1:
+        raise click.UsageError("name one of --student, --prompt, --response and --teacher-model")
+    [(kind, value)] = given.items()
+    with Catalog(_project(ctx), [name] if name else None) as catalog:
+        print_lineage(catalog, kind, value, as_json=as_json)
+
+
+@main.command()
 @click.argument("query")
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="All rows: .parquet or .csv."

@@ -25,13 +25,14 @@ from distill_dagster.dataset.files import DATASET_SCHEMA
 from distill_dagster.errors import CatalogError
 from distill_dagster.evaluation.predictions import BASE_COLUMNS
 from distill_dagster.evaluation.write import PREDICTIONS_FILE
+from distill_dagster.golden.build import GOLDEN_SCHEMA
 from distill_dagster.logits.index import INDEX_SCHEMA
 from distill_dagster.project import Project
 from distill_dagster.prompts.splits import Split
 from distill_dagster.prompts.store import PROMPTS_SCHEMA
 from distill_dagster.storage import DistillationFolder, read_current
 from distill_dagster.teachers.outputs_file import OUTPUTS_SCHEMA
-from distill_dagster.teachers.store.scan import ResponsesScan
+from distill_dagster.teachers.store.scan import FACTS, ResponsesScan
 
 _FILES_SCHEMA = {
     "file": pl.String,
@@ -64,6 +65,7 @@ _VIEWS = (
     _View("teacher_outputs", ("distillation", "partition", "version"), OUTPUTS_SCHEMA),
     _View("logits", ("distillation", "partition", "version"), INDEX_SCHEMA),
     _View("dataset", ("distillation", "version", "split"), DATASET_SCHEMA),
+    _View("golden_set", ("distillation", "version"), GOLDEN_SCHEMA),
     _View("dropped", ("distillation", "build_key"), DROPPED_SCHEMA),
     _View("predictions", ("distillation", "student", "version"), BASE_COLUMNS),
 )
@@ -71,6 +73,7 @@ _BY_KIND = {
     Kind.PROMPTS: "prompts",
     Kind.TEACHER_OUTPUTS: "teacher_outputs",
     Kind.TEACHER_LOGITS: "logits",
+    Kind.GOLDEN_SET: "golden_set",
 }
 
 
@@ -86,6 +89,7 @@ class Catalog:
             ProjectError: nothing is stored of one of them.
             StorageError: a manifest cannot be read.
         """
+        self.home = project.home
         self.folders = stored_distillations(project.home, only)
         self._connection = duckdb.connect(":memory:")
         self._execute("SET TimeZone = 'UTC'")
@@ -96,7 +100,9 @@ class Catalog:
         for view in _VIEWS:
             self._add_view(view, files[view.name])
         self._add_facts()
-        self._connection.register("responses", ResponsesScan(project.store_url))
+        self.store_url = project.store_url
+        self._connection.register("responses", ResponsesScan(self.store_url))
+        self._connection.register("response_facts", ResponsesScan(self.store_url, FACTS))
         self._lock(project)
 
     def __enter__(self) -> "Catalog":
