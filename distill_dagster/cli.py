@@ -253,6 +253,29 @@ def lineage(ctx: click.Context, name: str | None, as_json: bool, **asked: str | 
 
 
 @main.command()
+@click.argument("name")
+@click.argument("a")
+@click.argument("b")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="All rows of two datasets (.parquet, .csv), or the page of two evaluations (.html).",
+)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.pass_context
+def diff(ctx: click.Context, name: str, a: str, b: str, out: Path | None, as_json: bool) -> None:
+    """Show what differs between two versions of a dataset, or between two evaluations.
+
+    A and B are a dataset (`dataset` for the current one, `dataset@VERSION` or a VERSION), or both an evaluation
+    (STUDENT or STUDENT@VERSION, as `distill compare` takes them). A version may be cut short.
+    """
+    from distill_dagster.commands.diff import print_diff
+
+    print_diff(_project(ctx), name, a, b, out, as_json=as_json)
+
+
+@main.command()
 @click.argument("query")
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="All rows: .parquet or .csv."

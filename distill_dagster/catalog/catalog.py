@@ -15,6 +15,7 @@ import polars as pl
 
 from distill_dagster.catalog.facts import (
     dataset_inputs_frame,
+    datasets_frame,
     evaluations_frame,
     releases_frame,
     students_frame,
@@ -154,10 +155,11 @@ class Catalog:
         self._execute(f"CREATE VIEW {view.name} AS SELECT * EXCLUDE (current) FROM ({_union(view, current)})")
 
     def _add_facts(self) -> None:
-        """`students`, `evaluations`, `dataset_inputs` with their `…_all`, and `releases`."""
+        """`students`, `evaluations`, `datasets`, `dataset_inputs` with their `…_all`, and `releases`."""
         frames = {
             "students": students_frame(self.folders),
             "evaluations": evaluations_frame(self.folders),
+            "datasets": datasets_frame(self.folders),
             "dataset_inputs": dataset_inputs_frame(self.folders),
         }
         for name, frame in frames.items():

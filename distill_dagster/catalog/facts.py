@@ -53,10 +53,20 @@ DATASETS_SCHEMA = {
     "distillation": pl.String,
     "version": pl.String,
     "current": pl.Boolean,
+    "build_key": pl.String,
+    "spec_hash": pl.String,
+    "code_version": pl.String,
+}
+DATASET_INPUTS_SCHEMA = {
+    "distillation": pl.String,
+    "version": pl.String,
+    "current": pl.Boolean,
     "asset": pl.String,
     "partition": pl.String,
     "input_version": pl.String,
 }
+
+_MADE_BY = ("build_key", "spec_hash", "code_version")
 
 
 def students_frame(folders: Iterable[DistillationFolder]) -> pl.DataFrame:
@@ -78,13 +88,23 @@ def releases_frame(folders: Iterable[DistillationFolder]) -> pl.DataFrame:
 
 
 def dataset_inputs_frame(folders: Iterable[DistillationFolder]) -> pl.DataFrame:
-    """What every stored dataset was made from, an input a row: DATASETS columns."""
+    """What every stored dataset was made from, an input a row: DATASET_INPUTS columns."""
     rows = [
         (one.distillation, one.version, one.current, asset, partition or None, version)
         for folder in folders
         for one in stored_versions(folder, [Kind.DATASET])
         for name, version in read_manifest(one.path)["inputs"].items()
         for asset, _, partition in [name.partition("/")]
+    ]
+    return pl.DataFrame(rows, schema=DATASET_INPUTS_SCHEMA, orient="row")
+
+
+def datasets_frame(folders: Iterable[DistillationFolder]) -> pl.DataFrame:
+    """Every stored dataset, with the first build that made it: DATASETS columns."""
+    rows = [
+        (one.distillation, one.version, one.current, *(read_manifest(one.path)[name] for name in _MADE_BY))
+        for folder in folders
+        for one in stored_versions(folder, [Kind.DATASET])
     ]
     return pl.DataFrame(rows, schema=DATASETS_SCHEMA, orient="row")
 

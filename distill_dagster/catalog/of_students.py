@@ -52,7 +52,7 @@ def teacher_impact(catalog: Catalog, model: str) -> TeacherImpact:
     """All students that learned from a teacher's model.
 
     Args:
-        model: as the provider or the declaration calls it, `provider/model`, or for a local teacher its weights' digest.
+        model: as the provider or the declaration calls it, `provider/model`, or a local teacher's digest.
 
     Raises:
         CatalogError: neither the store nor any student knows it.
@@ -68,7 +68,7 @@ def teacher_impact(catalog: Catalog, model: str) -> TeacherImpact:
             WHERE split IN ('train', 'validation') GROUP BY ALL
         )
         SELECT s.*, coalesce(rows, 0) AS rows, coalesce(answers, 0) AS answers,
-            EXISTS (SELECT 1 FROM releases r WHERE r.distillation = s.distillation AND r.version = s.version) AS released
+            (s.distillation, s.version) IN (SELECT (distillation, version) FROM releases) AS released
         FROM students_all s LEFT JOIN learned l
             ON l.distillation = s.distillation AND l.version = s.dataset_version
         WHERE answers > 0 OR teacher = $1

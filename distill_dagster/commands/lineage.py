@@ -62,7 +62,7 @@ def print_lineage(catalog: Catalog, kind: str, name: str, *, as_json: bool) -> N
         console.out(json.dumps({"format": FORMAT, "kind": kind, **content}, indent=2, ensure_ascii=False))
         return
     for part in shown:
-        console.print(part, soft_wrap=True)
+        console.print(part, soft_wrap=isinstance(part, Text))
 
 
 def _student_tree(one: StudentLineage) -> Tree:
@@ -129,7 +129,8 @@ def _add_evaluations(root: Tree, evaluations: Sequence[EvaluationFacts], release
 
 def _impact(impact: TeacherImpact) -> list[Tree | Table | Text]:
     learners = len(impact.students)
-    told = f"{impact.model}: {count(impact.answers)} stored answers; {count(learners)} students"
+    answers = f"{count(impact.answers)} stored answers, " if impact.answers else ""
+    told = f"{impact.model}: {answers}{count(learners)} students learned from it"
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("distillation", "student", "objective", "dataset", "answers learned", ""):
         table.add_column(heading, justify="right" if heading == "answers learned" else "left")

@@ -1,7 +1,7 @@
 """`distill sql`: one SELECT over everything that is stored."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ _FLOATS = ("FLOAT", "DOUBLE")
 SUFFIXES = (".parquet", ".csv")
 
 
-def write_result(catalog: Catalog, query: str, out: Path) -> int:
+def write_result(catalog: Catalog, query: str, out: Path, parameters: Sequence[Any] = ()) -> int:
     """Writes all rows of a query to a Parquet or CSV file, batch by batch; in CSV, nested values are JSON.
 
     Returns:
@@ -37,7 +37,7 @@ def write_result(catalog: Catalog, query: str, out: Path) -> int:
     """
     if out.suffix not in SUFFIXES:
         raise CatalogError(f"{out}: rows are written as {' or '.join(SUFFIXES)}; write another suffix")
-    relation = catalog.select(query)
+    relation = catalog.select(query, parameters)
     if out.suffix == ".csv":
         relation = relation.project(", ".join(map(_flat, relation.columns, relation.types)))
     rows = 0

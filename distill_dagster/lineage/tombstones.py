@@ -1,7 +1,7 @@
 """What was forgotten: salted hashes that block a prompt from coming back, and the students that had seen it.
 
-`DISTILL_HOME/forgotten/` has a secret salt and one file a tombstone. Without the salt a hash says nothing of the prompt;
-with it, whoever has a prompt can show that it was forgotten, and when.
+`DISTILL_HOME/forgotten/` has a secret salt and one file a tombstone. Without the salt a hash says nothing of the
+prompt; with it, whoever has a prompt can show that it was forgotten, and when.
 """
 
 import os
