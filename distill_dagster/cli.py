@@ -219,13 +219,18 @@ def batches(ctx: click.Context, name: str, cancel: str | None, give_up: str | No
 
 @main.command()
 @click.argument("name")
+@click.option("--dry-run", is_flag=True, help="Say what would go, with its size, and change nothing.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.pass_context
-def gc(ctx: click.Context, name: str, as_json: bool) -> None:
-    """Remove captured logits that nothing refers to, and compact the rest; run it while nothing else runs."""
+def gc(ctx: click.Context, name: str, dry_run: bool, as_json: bool) -> None:
+    """Remove versions that nothing refers to and what killed runs left, and compact captured logits.
+
+    Kept are current and released versions, those of a build record, and all that their manifests lead to. Responses
+    are never removed. Run it while nothing else runs.
+    """
     from distill_dagster.commands.gc import collect_garbage, print_collected
 
-    print_collected(collect_garbage(_distillation(ctx, name)), as_json=as_json)
+    print_collected(collect_garbage(_distillation(ctx, name), dry_run=dry_run), as_json=as_json)
 
 
 @main.command()

@@ -70,6 +70,11 @@ def _markers(distillation: Distillation) -> Path:
     return distillation.files.root / ".work" / "running"
 
 
+def running_processes(distillation: Distillation) -> list[int]:
+    """The processes that run this distillation now on this machine, by `distill run`."""
+    return sorted(int(mark.name) for mark in _markers(distillation).glob("*") if psutil.pid_exists(int(mark.name)))
+
+
 def _unfinished(distillation: Distillation) -> bool:
     """Whether a run of this distillation was killed, or is under way: Dagster has to be asked then."""
     return any(_markers(distillation).glob("*"))

@@ -1,7 +1,7 @@
 """Takes out of the shards what no version of any partition refers to any more."""
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -77,6 +77,23 @@ def compact(distillation: Path, step: Step = lambda what: None) -> Compacted:
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
     return Compacted(before, _bytes(distillation), len(unused) + len(worn))
+
+
+def foresee(distillation: Path, without: Collection[Path] = ()) -> Compacted:
+    """About what `compact` would do; nothing is changed. What stays of a rewritten shard is taken by its tokens.
+
+    Args:
+        without: indexes that go first.
+
+    Raises:
+        LogitsError: an index or a live shard is damaged.
+    """
+    paths = (path for path in sorted((distillation / INDEX_FOLDER).glob("*/*.parquet")) if path not in without)
+    unused, worn = _worn_shards(distillation, _live_rows(distillation, {path: read_index(path) for path in paths}))
+    before = _bytes(distillation)
+    freed = sum(path.stat().st_size for path in [*unused, *_leftovers(distillation)])
+    freed += sum(shard.path.stat().st_size - shard.live_bytes for shard in worn)
+    return Compacted(before, before - freed, len(unused) + len(worn))
 
 
 def _live_rows(distillation: Path, indexes: dict[Path, Index]) -> dict[Path, list[int]]:
