@@ -303,6 +303,23 @@ def sql(ctx: click.Context, query: str, out: Path | None, as_json: bool) -> None
 
 
 @main.command()
+@click.argument("name", required=False)
+@click.option("--prompt", required=True, metavar="ID", help="The prompt's id.")
+@click.option("--yes", is_flag=True, help="Do it; without this, only say what would go.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.pass_context
+def forget(ctx: click.Context, name: str | None, prompt: str, yes: bool, as_json: bool) -> None:
+    """Remove a prompt and its responses everywhere, and keep it from coming back.
+
+    NAME is the distillation whose prompt it is; default: any. What has the same text or source row goes with it, in
+    all distillations. Students that learned from it are listed as stale. Run it while nothing else runs.
+    """
+    from distill_dagster.commands.forget import forget_prompt, print_forgotten
+
+    print_forgotten(*forget_prompt(_project(ctx), name, prompt, yes=yes), as_json=as_json)
+
+
+@main.command()
 @click.option("--port", default=3000, show_default=True)
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.pass_context

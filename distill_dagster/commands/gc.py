@@ -55,7 +55,7 @@ def collect_garbage(distillation: Distillation, *, dry_run: bool = False) -> Col
         found = find_garbage(files)
         indexes = [path for one in found if one.kind == Kind.TEACHER_LOGITS for path in one.paths]
         return Collected(distillation.name, True, found, foresee(files.root, indexes))
-    if running := running_processes(distillation):
+    if running := running_processes(files):
         raise StorageError(f"{distillation.name}: process {running[0]} is running it; run `distill gc` when it is done")
     return _alone(distillation, lambda: _collect(distillation))
 

@@ -2,12 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
 from distill_dagster.errors import SourceError
 from distill_dagster.lineage.hashing import frame_version
+from distill_dagster.lineage.tombstones import is_forgotten
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.identity import ID_HEX_CHARS
 from distill_dagster.prompts.partitions import ALL
@@ -77,7 +78,7 @@ def build_prompts(distillation: Distillation, reuse: bool = True) -> PromptBuild
     known = rendered_prompts(distillation, renderer.key) if reuse else pl.DataFrame(schema=PROMPTS_SCHEMA)
     kept = known.join(rows.select("row_hash"), on="row_hash", how="semi")
     fresh, unrendered = _render(renderer, rows.join(kept.select("row_hash"), on="row_hash", how="anti"))
-    rendered = pl.concat([kept.select(fresh.columns), fresh])
+    rendered, forgotten = _without_forgotten(distillation, pl.concat([kept.select(fresh.columns), fresh]))
     # Outside of rendering: a partition that is held out, or no longer, has the same prompts as before.
     prompts = with_splits(rendered, spec.prompts.split, spec.evaluation.held_out_partitions).join(
         rows.select("row_hash", "where", "order", "copies"), on="row_hash", how="left"
@@ -86,7 +87,15 @@ def build_prompts(distillation: Distillation, reuse: bool = True) -> PromptBuild
     build = _sort_out(prompts, [*bad, *unrendered, *clashing], distillation, renderer.key, fresh.height)
     if build.is_complete:
         check_held_out(spec.evaluation.held_out_partitions, build.names)
-    return build
+    counted = {name: replace(made, forgotten=forgotten.get(name, 0)) for name, made in build.partitions.items()}
+    return replace(build, partitions=counted)
+
+
+def _without_forgotten(distillation: Distillation, rendered: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
+    """The prompts that may come in, and by partition how many may not."""
+    gone = is_forgotten(distillation.project.home, distillation.name, rendered)
+    counts = rendered.filter(gone)["partition"].value_counts().sort("partition")
+    return rendered.filter(~gone), dict(counts.iter_rows())
 
 
 def _read(distillation: Distillation) -> tuple[pl.DataFrame, frozenset[str], list[BadRow]]:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.catalog.world import History, make_history
+from tests.fakes.anthropic_faults import Reply
 from tests.fakes.anthropic_server import KEY, anthropic_server
 
 
@@ -16,6 +17,7 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> History:
         patch.setenv("ANTHROPIC_BASE_URL", server.url)
         for name in ("DISTILL_HOME", "DISTILL_STORE_URL"):
             patch.delenv(name, raising=False)
+        server.script = lambda asked: Reply(text=f"{asked['model']} on {asked['messages'][-1]['content']}")
         made = make_history(tmp_path_factory.mktemp("history"))
     return made
 

@@ -49,8 +49,8 @@ def test_a_student_leads_to_its_dataset_partitions_teacher_and_release(history: 
 def test_a_prompt_leads_to_everything_that_has_it(history: History, catalog: Catalog) -> None:
     first, second, third = history.datasets
 
-    [train] = prompt_lineage(catalog, history.prompt_in("train"))
-    [test] = prompt_lineage(catalog, history.prompt_in("test"))
+    [train] = prompt_lineage(catalog, history.prompts_in("train")[0])
+    [test] = prompt_lineage(catalog, history.prompts_in("test")[0])
 
     assert {(one.version, one.current, one.split) for one in train.datasets} == {
         (first.version, False, "train"),
@@ -78,10 +78,13 @@ def test_an_edited_prompt_has_further_answers(catalog: Catalog) -> None:
 
 
 def test_a_dropped_prompt_says_why(catalog: Catalog) -> None:
-    [found] = prompt_lineage(catalog, "fish-11")
+    [dropped] = catalog.rows("SELECT prompt_id, detail FROM dropped")
 
-    assert {(one.reason, one.detail) for one in found.dropped} == {("duplicate", "fish-10")}
-    assert sum(one.current for one in found.dropped) == 1
+    [found] = prompt_lineage(catalog, dropped["prompt_id"])
+
+    assert {dropped["prompt_id"], dropped["detail"]} == {"fish-10", "fish-11"}
+    assert {(one.reason, one.detail) for one in found.dropped} == {("duplicate", dropped["detail"])}
+    assert [one.current for one in found.dropped] == [True, False, False]
     assert (found.datasets, found.students) == ([], [])
 
 

@@ -161,16 +161,10 @@ class History:
     def project(self) -> Project:
         return self.faq.project
 
-    def split_of(self, prompt_id: str) -> str:
-        """Where a prompt is in the first dataset."""
-        for split in ("train", "validation", "test"):
-            if prompt_id in pl.read_parquet(self.datasets[0].folder / f"{split}.parquet")["prompt_id"]:
-                return split
-        raise AssertionError(f"{prompt_id} is not in the dataset")
-
-    def prompt_in(self, split: str) -> str:
-        """An unedited prompt of a split."""
-        return next(key for key in QUESTIONS if key not in (EDITED, "fish-11") and self.split_of(key) == split)
+    def prompts_in(self, split: str) -> list[str]:
+        """The unedited prompts of a split, those asked twice left out."""
+        rows = pl.read_parquet(self.datasets[0].folder / f"{split}.parquet")
+        return [key for key in rows["prompt_id"] if key not in (EDITED, "fish-10", "fish-11")]
 
     def copied_to(self, root: Path) -> "History":
         """The same in another place, to be changed."""
