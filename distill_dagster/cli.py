@@ -250,13 +250,104 @@ def batches(ctx: click.Context, name: str, cancel: str | None, give_up: str | No
 
 @main.command()
 @click.argument("name")
+@click.option("--dry-run", is_flag=True, help="Say what would go, with its size, and change nothing.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.pass_context
-def gc(ctx: click.Context, name: str, as_json: bool) -> None:
-    """Remove captured logits that nothing refers to, and compact the rest; run it while nothing else runs."""
+def gc(ctx: click.Context, name: str, dry_run: bool, as_json: bool) -> None:
+    """Remove versions that nothing refers to and what killed runs left, and compact captured logits.
+
+    Kept are current and released versions, those of a build record, and all that their manifests lead to. Responses
+    are never removed. Run it while nothing else runs.
+    """
     from distill_dagster.commands.gc import collect_garbage, print_collected
 
-    print_collected(collect_garbage(_distillation(ctx, name)), as_json=as_json)
+    print_collected(collect_garbage(_distillation(ctx, name), dry_run=dry_run), as_json=as_json)
+
+
+@main.command()
+@click.argument("name", required=False)
+@click.option("--student", metavar="S[@VERSION]", help="What a student comes from, and what came of it.")
+@click.option("--prompt", metavar="ID", help="Everything that has a prompt.")
+@click.option("--response", metavar="KEY", help="A stored answer, by its request key or the beginning of it.")
+@click.option("--teacher-model", metavar="M", help="Which students learned from a teacher's model.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.pass_context
+def lineage(ctx: click.Context, name: str | None, as_json: bool, **asked: str | None) -> None:
+    """Show what a student, a prompt, an answer or a teacher's model is connected with.
+
+    NAME is a distillation; without it, all that are stored are searched. A version may be cut short.
+    """
+    from distill_dagster.catalog.catalog import Catalog
+    from distill_dagster.commands.lineage import print_lineage
+
+    given = {kind: value for kind, value in asked.items() if value is not None}
+    if len(given) != 1:
+        raise click.UsageError("name one of --student, --prompt, --response and --teacher-model")
+    [(kind, value)] = given.items()
+    with Catalog(_project(ctx), [name] if name else None) as catalog:
+        print_lineage(catalog, kind, value, as_json=as_json)
+
+
+@main.command()
+@click.argument("name")
+@click.argument("a")
+@click.argument("b")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="All rows of two datasets (.parquet, .csv), or the page of two evaluations (.html).",
+)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.pass_context
+def diff(ctx: click.Context, name: str, a: str, b: str, out: Path | None, as_json: bool) -> None:
+    """Show what differs between two versions of a dataset, or between two evaluations.
+
+    A and B are a dataset (`dataset` for the current one, `dataset@VERSION` or a VERSION), or both an evaluation
+    (STUDENT or STUDENT@VERSION, as `distill compare` takes them). A version may be cut short.
+    """
+    from distill_dagster.commands.diff import print_diff
+
+    print_diff(_project(ctx), name, a, b, out, as_json=as_json)
+
+
+@main.command()
+@click.argument("query")
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="All rows: .parquet or .csv."
+)
+@click.option("--json", "as_json", is_flag=True, help="All rows, for programs.")
+@click.pass_context
+def sql(ctx: click.Context, query: str, out: Path | None, as_json: bool) -> None:
+    """Run one SELECT over all that is stored, e.g. "select split, count(*) from dataset group by split".
+
+    `show tables` lists the views, `describe prompts` the columns of one; docs/lineage.md says what they are.
+    """
+    from distill_dagster.catalog.catalog import Catalog
+    from distill_dagster.commands.sql import print_result, write_result
+
+    with Catalog(_project(ctx)) as catalog:
+        if out is None:
+            print_result(catalog, query, as_json=as_json)
+        else:
+            click.echo(f"{out}: {write_result(catalog, query, out):,} rows")
+
+
+@main.command()
+@click.argument("name", required=False)
+@click.option("--prompt", required=True, metavar="ID", help="The prompt's id.")
+@click.option("--yes", is_flag=True, help="Do it; without this, only say what would go.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.pass_context
+def forget(ctx: click.Context, name: str | None, prompt: str, yes: bool, as_json: bool) -> None:
+    """Remove a prompt and its responses everywhere, and keep it from coming back.
+
+    NAME is the distillation whose prompt it is; default: any. What has the same text or source row goes with it, in
+    all distillations. Students that learned from it are listed as stale. Run it while nothing else runs.
+    """
+    from distill_dagster.commands.forget import forget_prompt, print_forgotten
+
+    print_forgotten(*forget_prompt(_project(ctx), name, prompt, yes=yes), as_json=as_json)
 
 
 @main.command()

@@ -53,6 +53,10 @@ class EvaluationError(DistillError):
     """An evaluation cannot be made as declared."""
 
 
+class CatalogError(DistillError):
+    """A query or a name that the catalog of stored rows cannot answer."""
+
+
 class WorkerError(DistillError):
     """The worker process ended without finishing its job."""
 

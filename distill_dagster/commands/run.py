@@ -15,6 +15,7 @@ from distill_dagster.commands.terminal import shown_progress
 from distill_dagster.plan import Asset, Request, is_anything_due
 from distill_dagster.progress import hearing
 from distill_dagster.project import Distillation
+from distill_dagster.storage import DistillationFolder
 from distill_dagster.teachers.outputs import make_teacher
 from distill_dagster.worker_process import no_launch
 
@@ -84,19 +85,24 @@ def _say_withheld(console: Console, why: Mapping[str, str]) -> int:
     return WITHHELD if why else 0
 
 
-def _markers(distillation: Distillation) -> Path:
-    return distillation.files.root / ".work" / "running"
+def _markers(files: DistillationFolder) -> Path:
+    return files.root / ".work" / "running"
+
+
+def running_processes(files: DistillationFolder) -> list[int]:
+    """The processes that run a distillation now on this machine, by `distill run`."""
+    return sorted(int(mark.name) for mark in _markers(files).glob("*") if psutil.pid_exists(int(mark.name)))
 
 
 def _unfinished(distillation: Distillation) -> bool:
     """Whether a run of this distillation was killed, or is under way: Dagster has to be asked then."""
-    return any(_markers(distillation).glob("*"))
+    return any(_markers(distillation.files).glob("*"))
 
 
 @contextmanager
 def _marked(distillation: Distillation) -> Iterator[None]:
     """Leaves a file that says so if this process dies in the block; clears those of processes that did."""
-    folder = _markers(distillation)
+    folder = _markers(distillation.files)
     folder.mkdir(parents=True, exist_ok=True)
     mine = folder / str(os.getpid())
     mine.touch()

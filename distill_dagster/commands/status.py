@@ -11,6 +11,7 @@ from distill_dagster.commands.terminal import duration
 from distill_dagster.errors import ReleaseWithheldError
 from distill_dagster.evaluation.build import asset_of as evaluation_asset
 from distill_dagster.lineage.manifests import MANIFEST_FILE, read_manifest
+from distill_dagster.lineage.tombstones import stale_students
 from distill_dagster.plan import Asset, partitioned_kinds, plan_partitioned, plan_rest
 from distill_dagster.project import Distillation
 from distill_dagster.releases.admission import admit
@@ -51,16 +52,27 @@ class AssetStatus:
 
 
 @dataclass(frozen=True)
+class StaleStudent:
+    """A student version that saw a prompt before it was forgotten."""
+
+    student: str
+    version: str
+    current: bool
+
+
+@dataclass(frozen=True)
 class Status:
     """Where a distillation stands.
 
     Attributes:
         assets: all of them, partition by partition.
         spending: the account of a hosted teacher's distillation.
+        stale: student versions that saw a prompt before it was forgotten, those in sight first.
     """
 
     assets: Sequence[AssetStatus]
     spending: Spending | None
+    stale: Sequence[StaleStudent] = ()
 
 
 def status_of(distillation: Distillation) -> Status:
@@ -71,7 +83,18 @@ def status_of(distillation: Distillation) -> Status:
         StorageError: the response store cannot be opened, or a release or its evaluation is damaged.
     """
     spending = None if distillation.spec.teacher.is_local else spending_of(distillation)
-    return Status(_assets(distillation), spending)
+    return Status(_assets(distillation), spending, _stale(distillation))
+
+
+def _stale(distillation: Distillation) -> list[StaleStudent]:
+    """Those that are still stored; a student that was removed is in the tombstone alone."""
+    found = []
+    for name, student, version in sorted(stale_students(distillation.project.home)):
+        folder = distillation.files.asset(student_asset(student))
+        if name == distillation.name and (folder / version).is_dir():
+            current = read_current(folder)
+            found.append(StaleStudent(student, version, current is not None and current.version == version))
+    return sorted(found, key=lambda one: not one.current)
 
 
 def _assets(distillation: Distillation) -> list[AssetStatus]:
@@ -113,7 +136,8 @@ def _assets(distillation: Distillation) -> list[AssetStatus]:
 def print_status(status: Status, *, as_json: bool) -> None:
     """Prints a table and the account, or JSON.
 
-    The JSON is {"format": 1, "assets": [{asset, name, partition, state, version, why}], "spending": …}. A row has
+    The JSON is {"format": 1, "assets": [{asset, name, partition, state, version, why}], "spending": …, "stale":
+    [{student, version, current}]}; `stale` are students that saw a prompt before it was forgotten. A row has
     `cost_microusd` too where a hosted teacher was paid for it, and that of a release that was made `released`:
     {student_version, evaluation_version, folder, verdict, override, released_at}, where `override` is null or {reason,
     by, at}, `folder` is relative to the distillation's under DISTILL_HOME and times are UTC. The state `withheld` is
@@ -127,7 +151,8 @@ def print_status(status: Status, *, as_json: bool) -> None:
     if as_json:
         rows = [_json_row(row) for row in status.assets]
         spending = asdict(status.spending) if status.spending else None
-        console.out(json.dumps({"format": FORMAT, "assets": rows, "spending": spending}, indent=2))
+        stale = [asdict(one) for one in status.stale]
+        console.out(json.dumps({"format": FORMAT, "assets": rows, "spending": spending, "stale": stale}, indent=2))
         return
     is_paid = status.spending is not None
     headings = ["asset", "partition", "state", "version", *(["cost"] if is_paid else []), "why"]
@@ -145,6 +170,9 @@ def print_status(status: Status, *, as_json: bool) -> None:
             (row.why or "").split("\n")[0],
         )
     console.print(table)
+    for one in status.stale:
+        named = f"{one.student}@{one.version[:8]}{' (current)' if one.current else ''}"
+        console.print(f"[yellow]stale[/]: student {named} saw a prompt that was forgotten since", soft_wrap=True)
     if status.spending is not None:
         _print_spending(console, status.spending)
 

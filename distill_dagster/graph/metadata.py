@@ -38,6 +38,8 @@ def prompts_metadata(distillation: Distillation, prompts: PartitionPrompts) -> M
         "duplicate rows": dg.MetadataValue.int(prompts.duplicate_rows),
         "skipped rows": dg.MetadataValue.int(len(prompts.skipped)),
     }
+    if prompts.forgotten:
+        metadata["forgotten rows"] = dg.MetadataValue.int(prompts.forgotten)
     dealt = ["held_out"] if "held_out" in splits else ["train", "validation", "test"]
     metadata |= {f"{name.replace('_', '-')} prompts": dg.MetadataValue.int(splits.get(name, 0)) for name in dealt}
     return metadata | sample(distillation, prompts.frame.select("text", "reference"))

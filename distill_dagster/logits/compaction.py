@@ -1,7 +1,7 @@
 """Takes out of the shards what no version of any partition refers to any more."""
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -49,7 +49,7 @@ class _Worn:
     live_bytes: int
 
 
-def compact(distillation: Path, step: Step = lambda what: None) -> Compacted:
+def compact(distillation: Path, step: Step = lambda what: None, without: Collection[str] = frozenset()) -> Compacted:
     """Rewrites shards of whose tokens less than `LIVE_SHARE` are referred to, and removes those nobody refers to.
 
     New shards are written first, then the indexes that point into the old ones, and the old ones are removed last: a
@@ -59,6 +59,8 @@ def compact(distillation: Path, step: Step = lambda what: None) -> Compacted:
     Args:
         distillation: the distillation's folder.
         step: called before every change on disk, with what it is; an exception from it ends the compaction there.
+        without: request keys whose shards are rewritten whatever share of them is live, so that no file has them
+            afterwards; no index may refer to them.
 
     Raises:
         LogitsError: an index or a live shard is damaged; nothing that is referred to has been removed.
@@ -66,7 +68,7 @@ def compact(distillation: Path, step: Step = lambda what: None) -> Compacted:
     before = _bytes(distillation)
     indexes = {path: read_index(path) for path in sorted((distillation / INDEX_FOLDER).glob("*/*.parquet"))}
     live = _live_rows(distillation, indexes)
-    unused, worn = _worn_shards(distillation, live)
+    unused, worn = _worn_shards(distillation, live, without)
     moved = [_rewrite(group, step) for group in _grouped(worn)]
     if moved:
         _repoint(distillation, indexes, pl.concat(moved), step)
@@ -79,6 +81,23 @@ def compact(distillation: Path, step: Step = lambda what: None) -> Compacted:
     return Compacted(before, _bytes(distillation), len(unused) + len(worn))
 
 
+def foresee(distillation: Path, without: Collection[Path] = ()) -> Compacted:
+    """About what `compact` would do; nothing is changed. What stays of a rewritten shard is taken by its tokens.
+
+    Args:
+        without: indexes that go first.
+
+    Raises:
+        LogitsError: an index or a live shard is damaged.
+    """
+    paths = (path for path in sorted((distillation / INDEX_FOLDER).glob("*/*.parquet")) if path not in without)
+    unused, worn = _worn_shards(distillation, _live_rows(distillation, {path: read_index(path) for path in paths}))
+    before = _bytes(distillation)
+    freed = sum(path.stat().st_size for path in [*unused, *_leftovers(distillation)])
+    freed += sum(shard.path.stat().st_size - shard.live_bytes for shard in worn)
+    return Compacted(before, before - freed, len(unused) + len(worn))
+
+
 def _live_rows(distillation: Path, indexes: dict[Path, Index]) -> dict[Path, list[int]]:
     """The rows of each shard, ascending, that any index refers to."""
     rows: dict[Path, set[int]] = {}
@@ -89,7 +108,9 @@ def _live_rows(distillation: Path, indexes: dict[Path, Index]) -> dict[Path, lis
     return {path: sorted(found) for path, found in rows.items()}
 
 
-def _worn_shards(distillation: Path, live: dict[Path, list[int]]) -> tuple[list[Path], list[_Worn]]:
+def _worn_shards(
+    distillation: Path, live: dict[Path, list[int]], without: Collection[str] = frozenset()
+) -> tuple[list[Path], list[_Worn]]:
     """Shards that nobody refers to, and those to rewrite."""
     unused, worn = [], []
     for path in sorted((distillation / SHARDS_FOLDER).glob("*/*.parquet")):
@@ -99,10 +120,11 @@ def _worn_shards(distillation: Path, live: dict[Path, list[int]]) -> tuple[list[
         size = path.stat().st_size
         if not is_whole(path, size):
             continue  # torn: captured again by the next run, and referred to by nobody after that
-        tokens = read_keys(path)["tokens"].to_numpy()
+        keys = read_keys(path)
+        tokens = keys["tokens"].to_numpy()
         rows = [row for row in live[path] if row < len(tokens)]
         share = float(tokens[rows].sum() / max(tokens.sum(), 1))
-        if share < LIVE_SHARE:
+        if share < LIVE_SHARE or keys["request_key"].is_in(list(without)).any():
             worn.append(_Worn(path, rows, round(size * share)))
     return unused, worn
 

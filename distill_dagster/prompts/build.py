@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from distill_dagster.errors import SourceError
+from distill_dagster.lineage.tombstones import is_forgotten
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.identity import ID_HEX_CHARS
 from distill_dagster.prompts.placed import Dealing, PlacedRows, place
@@ -102,6 +103,7 @@ def build_prompts(distillation: Distillation, reuse: bool = True) -> PromptBuild
     if not rows.is_empty():
         renderer.check_columns(source.columns)
     fresh, unrendered = _render(renderer, rows.filter(pl.col("row").is_not_null()))
+    fresh, forgotten = _without_forgotten(distillation, fresh)
     identified = pl.concat([known, fresh.select(known.columns)])
     placed, clashing = _without_clashes(rows.drop("row").join(identified, on="row_hash"))
     if clashing:
@@ -113,10 +115,21 @@ def build_prompts(distillation: Distillation, reuse: bool = True) -> PromptBuild
     build = _sort_out(
         place(placed, fresh, stored, dealing, renderer.key), [*bad, *unrendered, *clashing], distillation, renderer
     )
-    build = replace(build, rendered_rows=fresh.height)
+    counted = {name: replace(found, forgotten=forgotten.get(name, 0)) for name, found in build.placed.items()}
+    build = replace(build, placed=counted, rendered_rows=fresh.height)
     if build.is_complete:
         check_held_out(held_out, build.names)
     return build
+
+
+def _without_forgotten(distillation: Distillation, fresh: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
+    """The fresh prompts that may come in, and by partition how many may not.
+
+    Stored ones need no look: forgetting a prompt removes every version that holds it.
+    """
+    gone = is_forgotten(distillation.project.home, distillation.name, fresh)
+    counts = fresh.filter(gone)["partition"].value_counts().sort("partition")
+    return fresh.filter(~gone), dict(counts.iter_rows())
 
 
 def _render(renderer: Renderer, rows: pl.DataFrame) -> tuple[pl.DataFrame, list[BadRow]]:

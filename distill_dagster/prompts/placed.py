@@ -32,6 +32,7 @@ class PlacedRows:
         stored: the current version; None where there is none.
         render_key: the settings under which the rows are rendered.
         skipped: bad rows left out.
+        forgotten: rows of the source left out because they were forgotten.
     """
 
     partition: str
@@ -42,6 +43,7 @@ class PlacedRows:
     dealing: Dealing
     render_key: str
     skipped: tuple[BadRow, ...] = ()
+    forgotten: int = 0
 
     @property
     def rows(self) -> int:
@@ -87,7 +89,7 @@ class PlacedRows:
                 kept = with_splits(kept, self.dealing.shares, self.dealing.held_out).select(list(PROMPTS_SCHEMA))
             rows = pl.concat([kept, self.fresh]).sort("prompt_id")
             version = frame_version(rows, VERSIONED)
-        return PartitionPrompts(rows, version, self.copies - self.rows, self.skipped, self.render_key)
+        return PartitionPrompts(rows, version, self.copies - self.rows, self.skipped, self.render_key, self.forgotten)
 
 
 def place(

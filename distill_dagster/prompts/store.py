@@ -50,6 +50,7 @@ class PartitionPrompts:
         duplicate_rows: further rows of the source equal to one of these in every column.
         skipped: bad rows left out (with `on_bad_row: skip`).
         render_key: the settings under which the rows were rendered.
+        forgotten: rows of the source that are no prompts because they were forgotten.
     """
 
     frame: pl.DataFrame
@@ -57,6 +58,7 @@ class PartitionPrompts:
     duplicate_rows: int
     skipped: tuple[BadRow, ...]
     render_key: str
+    forgotten: int = 0
 
     @property
     def rows(self) -> int:

@@ -63,9 +63,14 @@ class TeacherIdentity:
             prompts: `messages`, the canonical JSON text of the conversation with its system prompt;
                 `sample`, the index of the sample from 0.
         """
-        messages: pl.Expr = plh.col("messages").chash.sha2_256()
-        key = plh.concat_str([pl.lit(self.digest), messages, pl.col("sample").cast(pl.String)], separator=":")
-        return prompts.select(key.chash.sha2_256().alias("request_key")).to_series()
+        return request_keys(self.digest, prompts)
+
+
+def request_keys(identity: str, prompts: pl.DataFrame) -> pl.Series:
+    """`TeacherIdentity.request_keys` of the identity with this digest."""
+    messages: pl.Expr = plh.col("messages").chash.sha2_256()
+    key = plh.concat_str([pl.lit(identity), messages, pl.col("sample").cast(pl.String)], separator=":")
+    return prompts.select(key.chash.sha2_256().alias("request_key")).to_series()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,117 @@
+"""The response store as an Arrow stream, for whoever reads all of it; nothing is held but one batch."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from sqlalchemy import make_url, select
+
+from distill_dagster.teachers.store.database import open_database, reading
+from distill_dagster.teachers.store.schema import responses
+
+BATCH_ROWS = 4_096
+SCANNED = {
+    "request_key": pl.String,
+    "provider": pl.String,
+    "model": pl.String,
+    "identity": pl.String,
+    "status": pl.String,
+    "stop_reason": pl.String,
+    "text": pl.String,
+    "thinking": pl.String,
+    "content": pl.String,
+    "token_ids": pl.List(pl.Int32),
+    "input_tokens": pl.Int64,
+    "output_tokens": pl.Int64,
+    "cost_microusd": pl.Int64,
+    "cache_write_tokens": pl.Int64,
+    "cache_read_tokens": pl.Int64,
+    "detail": pl.String,
+    "response_id": pl.String,
+    "transport": pl.String,
+    "client_version": pl.String,
+    "created_at": pl.String,
+}
+
+FACTS = (
+    *("provider", "model", "identity", "status", "stop_reason", "input_tokens", "output_tokens", "cost_microusd"),
+    *("transport", "client_version", "created_at"),
+)
+"""What is known of an answer beside its texts."""
+
+
+class ResponsesScan:
+    """All stored answers; a new stream each time it is read. A store that was never made has none."""
+
+    def __init__(self, url: str, columns: Sequence[str] = tuple(SCANNED)) -> None:
+        """Args:
+        columns: which of SCANNED; `request_key` is always the first.
+        """
+        self._url = url
+        self._kinds = {"request_key": pl.String} | {name: SCANNED[name] for name in columns}
+        self._schema = _arrow(pl.DataFrame(schema=self._kinds)).schema
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        reader = pa.RecordBatchReader.from_batches(self._schema, self._batches())
+        return reader.__arrow_c_stream__(requested_schema)
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        if not _exists(self._url):
+            return
+        after = ""
+        while rows := self._page(after):
+            yield from _arrow(_frame(rows, self._kinds)).cast(self._schema).to_batches()
+            after = rows[-1][0]
+
+    def _page(self, after: str) -> Sequence[Any]:
+        """The next rows in the order of request keys; no cursor stays open, on either database."""
+        wanted = select(*(responses.c[name] for name in self._kinds)).where(responses.c.request_key > after)
+        with reading(open_database(self._url)) as connection:
+            return connection.execute(wanted.order_by(responses.c.request_key).limit(BATCH_ROWS)).all()
+
+
+def _exists(url: str) -> bool:
+    """Whether there is anything to open; opening an SQLite file makes it."""
+    parsed = make_url(url)
+    return parsed.get_backend_name() != "sqlite" or Path(parsed.database or "").is_file()
+
+
+def stored_answers(url: str, keys: Iterable[str]) -> pl.DataFrame:
+    """What is stored under some request keys (FACTS columns), sorted by request key."""
+    kinds = {"request_key": pl.String} | {name: SCANNED[name] for name in FACTS}
+    frames = [pl.DataFrame(schema=kinds)]
+    wanted = sorted(set(keys))
+    if wanted and _exists(url):
+        columns = select(*(responses.c[name] for name in kinds))
+        with reading(open_database(url)) as connection:
+            for start in range(0, len(wanted), BATCH_ROWS):
+                part = columns.where(responses.c.request_key.in_(wanted[start : start + BATCH_ROWS]))
+                if rows := connection.execute(part).all():
+                    frames.append(_frame(rows, kinds))
+    return pl.concat(frames).sort("request_key")
+
+
+def keys_like(url: str, start: str, most: int) -> list[str]:
+    """Up to `most` stored request keys that begin with `start`, sorted."""
+    if not _exists(url):
+        return []
+    begins = responses.c.request_key.startswith(start, autoescape=True)
+    with reading(open_database(url)) as connection:
+        wanted = select(responses.c.request_key).where(begins).order_by(responses.c.request_key).limit(most)
+        return list(connection.execute(wanted).scalars())
+
+
+def _frame(rows: Sequence[Any], kinds: Mapping[str, Any]) -> pl.DataFrame:
+    columns = dict(zip(kinds, map(list, zip(*rows, strict=True)), strict=True))
+    if "token_ids" in columns:
+        columns["token_ids"] = [
+            None if ids is None else np.frombuffer(ids, dtype="<i4").tolist() for ids in columns["token_ids"]
+        ]
+    return pl.DataFrame(columns, schema=kinds)
+
+
+def _arrow(frame: pl.DataFrame) -> pa.Table:
+    return frame.to_arrow(compat_level=pl.CompatLevel.oldest())
