@@ -1,5 +1,7 @@
 """From a student or a teacher's model to what it comes from, or what came of it."""
 
+from typing import Any
+
 from distill_dagster.catalog.catalog import Catalog
 from distill_dagster.catalog.lineage import (
     AnsweredBy,
@@ -103,7 +105,7 @@ def releases_of(catalog: Catalog, distillation: str, versions: list[str]) -> lis
     return [ReleaseFacts(**row) for row in rows]
 
 
-def _find(catalog: Catalog, reference: str) -> dict[str, object]:
+def _find(catalog: Catalog, reference: str) -> dict[str, Any]:
     student, _, version = reference.partition("@")
     stored = catalog.rows("SELECT * FROM students_all ORDER BY distillation, student, current DESC, version")
     own = [row for row in stored if row["student"] == student]
