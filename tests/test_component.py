@@ -78,6 +78,7 @@ def test_the_graph_of_a_distillation(tmp_path: Path) -> None:
         "faq/dataset",
         "faq/evaluation/logit",
         "faq/evaluation/sft",
+        "faq/golden_set",
         "faq/prompts",
         "faq/student/logit",
         "faq/student/sft",
