@@ -13,7 +13,8 @@ from distill_dagster.teachers.store.database import open_database, reading
 from distill_dagster.teachers.store.schema import responses
 
 BATCH_ROWS = 4_096
-SCANNED: dict[str, pl.DataType | type[pl.DataType]] = {
+Kind = pl.DataType | type[pl.DataType]
+SCANNED: dict[str, Kind] = {
     "request_key": pl.String,
     "provider": pl.String,
     "model": pl.String,
@@ -51,9 +52,7 @@ class ResponsesScan:
         columns: which of SCANNED; `request_key` is always the first.
         """
         self._url = url
-        self._kinds: dict[str, pl.DataType | type[pl.DataType]] = {"request_key": pl.String} | {
-            name: SCANNED[name] for name in columns
-        }
+        self._kinds: dict[str, Kind] = {"request_key": pl.String} | {name: SCANNED[name] for name in columns}
         self._schema = _arrow(pl.DataFrame(schema=self._kinds)).schema
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
