@@ -9,7 +9,7 @@ import polars as pl
 
 from distill_dagster.catalog.forgetting import Forgettable
 from distill_dagster.catalog.stored import CURRENT_FILE, Kind, StoredVersion, stored_distillations
-from distill_dagster.lineage.tombstones import Tombstone, new_tombstone, write_tombstone
+from distill_dagster.lineage.tombstones import finish_tombstones, new_tombstone, write_tombstone
 from distill_dagster.logits.compaction import compact
 from distill_dagster.logits.index import index_path, read_index, replace_index
 from distill_dagster.project import Project
@@ -20,7 +20,7 @@ from distill_dagster.teachers.store.removal import remove_responses
 _KEPT_WORK = ("measured",)  # how long captures took
 
 
-def forget(project: Project, found: Forgettable) -> Tombstone:
+def forget(project: Project, found: Forgettable) -> None:
     """Writes the tombstone, then removes everything; done again after a kill, it goes on where it was.
 
     Versions that have a row of the prompt are removed, and the next run makes the current ones anew from the source
@@ -29,8 +29,8 @@ def forget(project: Project, found: Forgettable) -> Tombstone:
     """
     removed = dict(sorted(Counter(one.kind.value for one in found.versions).items()))
     removed |= {"responses": len(found.request_keys), "prompt_ids": len(found.prompts)}
-    tombstone = new_tombstone(found.hashes, removed, found.students)
-    write_tombstone(project.home, tombstone)  # first: from here on it cannot come back
+    # First: from here on it cannot come back.
+    write_tombstone(project.home, new_tombstone(found.hashes, removed, found.students))
     remove_responses(open_database(project.store_url), found.request_keys)
     for folder in stored_distillations(project.home):
         ids = found.ids(folder.name)
@@ -48,9 +48,7 @@ def forget(project: Project, found: Forgettable) -> Tombstone:
     for version in found.versions:  # last: they are what leads to the rest
         if version.kind is Kind.PROMPTS:
             _remove(version)
-    finished = tombstone.model_copy(update={"finished": True})
-    write_tombstone(project.home, finished)
-    return finished
+    finish_tombstones(project.home, found.hashes)
 
 
 def _remove(version: StoredVersion) -> None:

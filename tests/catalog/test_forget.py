@@ -8,6 +8,7 @@ import pytest
 
 from distill_dagster.catalog.forget import forget
 from distill_dagster.catalog.forgetting import find_forgettable
+from distill_dagster.errors import StorageError
 from distill_dagster.lineage.tombstones import read_tombstones
 from distill_dagster.prompts.build import build_prompts
 from distill_dagster.teachers.store.budget import Budget
@@ -131,8 +132,18 @@ def test_the_tombstone_is_salted_and_counts(changing: History, prompt: str) -> N
     assert salt.stat().st_mode & 0o077 == 0
     written = next((home / "forgotten").glob("*.json")).read_text(encoding="utf-8")
     assert prompt not in written
-    salt.write_text("another salt", encoding="ascii")
-    assert not any(made.forgotten for made in build_prompts(changing.faq.distillation).partitions.values())
+    salt.unlink()
+    with pytest.raises(StorageError, match="forgotten prompts would come back"):
+        build_prompts(changing.faq.distillation)
+
+
+def test_students_of_a_dataset_that_is_gone_count_as_having_seen(changing: History, history: History) -> None:
+    first, second = history.prompts_in("train")[:2]
+    changing.faq.call("forget", "faq", "--prompt", first, "--yes")
+
+    again = changing.faq.json("forget", "faq", "--prompt", second)
+
+    assert {one["version"] for one in again["stale"] if one["distillation"] == "faq"} == {OLD, NEW, LAST}
 
 
 def test_money_stays_counted(changing: History, prompt: str) -> None:
@@ -146,7 +157,7 @@ def test_money_stays_counted(changing: History, prompt: str) -> None:
         assert Budget("faq", None).spent_in(connection) == before > 0
 
 
-@pytest.mark.parametrize("stop_at", ["remove_responses", "_rewrite_dropped", "_remove", "compact"])
+@pytest.mark.parametrize("stop_at", ["remove_responses", "_rewrite_dropped", "_remove", "compact", "finish_tombstones"])
 def test_a_kill_in_between_is_made_good(
     changing: History, prompt: str, stop_at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
