@@ -241,7 +241,15 @@ def gc(ctx: click.Context, name: str, dry_run: bool, as_json: bool) -> None:
 @click.option("--teacher-model", metavar="M", help="Which students learned from a teacher's model.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.pass_context
-def lineage(ctx: click.Context, name: str | None, as_json: bool, **asked: str | None) -> None:
+def lineage(
+    ctx: click.Context,
+    name: str | None,
+    student: str | None,
+    prompt: str | None,
+    response: str | None,
+    teacher_model: str | None,
+    as_json: bool,
+) -> None:
     """Show what a student, a prompt, an answer or a teacher's model is connected with.
 
     NAME is a distillation; without it, all that are stored are searched. A version may be cut short.
@@ -249,6 +257,7 @@ def lineage(ctx: click.Context, name: str | None, as_json: bool, **asked: str | 
     from distill_dagster.catalog.catalog import Catalog
     from distill_dagster.commands.lineage import print_lineage
 
+    asked = {"student": student, "prompt": prompt, "response": response, "teacher_model": teacher_model}
     given = {kind: value for kind, value in asked.items() if value is not None}
     if len(given) != 1:
         raise click.UsageError("name one of --student, --prompt, --response and --teacher-model")

@@ -1,5 +1,7 @@
 """From a student or a teacher's model to what it comes from, or what came of it."""
 
+from typing import Any
+
 from distill_dagster.catalog.catalog import Catalog
 from distill_dagster.catalog.lineage import (
     AnsweredBy,
@@ -103,7 +105,7 @@ def releases_of(catalog: Catalog, distillation: str, versions: list[str]) -> lis
     return [ReleaseFacts(**row) for row in rows]
 
 
-def _find(catalog: Catalog, reference: str) -> dict[str, object]:
+def _find(catalog: Catalog, reference: str) -> dict[str, Any]:
     student, _, version = reference.partition("@")
     stored = catalog.rows("SELECT * FROM students_all ORDER BY distillation, student, current DESC, version")
     own = [row for row in stored if row["student"] == student]
@@ -123,7 +125,7 @@ def _find(catalog: Catalog, reference: str) -> dict[str, object]:
     raise CatalogError(f"more than one student is called {reference!r}; write more of {_told(found)}")
 
 
-def _told(rows: list[dict[str, object]]) -> str:
+def _told(rows: list[dict[str, Any]]) -> str:
     named = (f"{row['distillation']}: {row['student']}@{str(row['version'])[:SHORT]}" for row in rows)
     return ", ".join(named) or "none"
 
@@ -167,12 +169,12 @@ def _teachers(catalog: Catalog, distillation: str, dataset: str) -> list[Answere
     return [AnsweredBy(**row) for row in rows]
 
 
-def _learner(row: dict[str, object], model: str) -> Learner:
+def _learner(row: dict[str, Any], model: str) -> Learner:
     # A local teacher's answers are filed under its weights' digest, not under the name that was declared.
     answers = row["answers"] or (row["rows"] if row["teacher"] == model else 0)
     names = [name for name in Learner.__dataclass_fields__ if name != "answers"]
     own = {name: row[name] for name in names}
-    return Learner(**own, answers=0 if row["targets"] == "reference" else answers)  # type: ignore[arg-type]
+    return Learner(**own, answers=0 if row["targets"] == "reference" else answers)
 
 
 def _models(catalog: Catalog) -> str:
