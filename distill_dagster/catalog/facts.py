@@ -157,7 +157,5 @@ def _release_files(folder: DistillationFolder) -> list[Any]:
 
 def _release(folder: DistillationFolder, name: str) -> tuple[Any, ...]:
     content: dict[str, Any] = read_json(folder.asset("releases") / f"{name}.json")
-    inputs: dict[str, Any] = content.get("inputs") or {}
-    student = content.get("student_version") or inputs.get("student") or content.get("version")
-    evaluation = content.get("evaluation_version") or inputs.get("evaluation")
+    student, evaluation = content.get("student_version"), content.get("evaluation_version")
     return folder.name, name, student, evaluation, json.dumps(content, ensure_ascii=False, sort_keys=True)

@@ -8,29 +8,30 @@ from pathlib import Path
 import polars as pl
 
 from distill_dagster.catalog.forgetting import Forgettable
-from distill_dagster.catalog.stored import CURRENT_FILE, Kind, StoredVersion, stored_distillations
-from distill_dagster.lineage.tombstones import Tombstone, new_tombstone, write_tombstone
+from distill_dagster.catalog.stored import Kind, StoredVersion, stored_distillations
+from distill_dagster.lineage.tombstones import finish_tombstones, new_tombstone, write_tombstone
 from distill_dagster.logits.compaction import compact
 from distill_dagster.logits.index import index_path, read_index, replace_index
 from distill_dagster.project import Project
-from distill_dagster.storage import Current, DistillationFolder, write_current, write_file
+from distill_dagster.prompts.store import rewrite_without
+from distill_dagster.storage import Current, DistillationFolder, remove_current, write_current, write_file
 from distill_dagster.teachers.store.database import open_database
 from distill_dagster.teachers.store.removal import remove_responses
 
 _KEPT_WORK = ("measured",)  # how long captures took
 
 
-def forget(project: Project, found: Forgettable) -> Tombstone:
+def forget(project: Project, found: Forgettable) -> None:
     """Writes the tombstone, then removes everything; done again after a kill, it goes on where it was.
 
-    Versions that have a row of the prompt are removed, and the next run makes the current ones anew from the source
-    and the remaining responses. Captured logits are rewritten without it. Students are only listed: what they learned
-    cannot be taken out of their weights.
+    Versions that have a row of the prompt are removed, and the next run makes the current ones anew from the remaining
+    prompts and responses. Prompts and captured logits are rewritten without it. Students are only listed: what they
+    learned cannot be taken out of their weights.
     """
     removed = dict(sorted(Counter(one.kind.value for one in found.versions).items()))
     removed |= {"responses": len(found.request_keys), "prompt_ids": len(found.prompts)}
-    tombstone = new_tombstone(found.hashes, removed, found.students)
-    write_tombstone(project.home, tombstone)  # first: from here on it cannot come back
+    # First: from here on it cannot come back.
+    write_tombstone(project.home, new_tombstone(found.hashes, removed, found.students))
     remove_responses(open_database(project.store_url), found.request_keys)
     for folder in stored_distillations(project.home):
         ids = found.ids(folder.name)
@@ -47,21 +48,28 @@ def forget(project: Project, found: Forgettable) -> Tombstone:
             compact(folder.root, without=found.request_keys)
     for version in found.versions:  # last: they are what leads to the rest
         if version.kind is Kind.PROMPTS:
-            _remove(version)
-    finished = tombstone.model_copy(update={"finished": True})
-    write_tombstone(project.home, finished)
-    return finished
+            _rewrite_prompts(version, found.ids(version.distillation))
+    finish_tombstones(project.home, found.hashes)
 
 
 def _remove(version: StoredVersion) -> None:
     """The pointer goes first, so that no reader finds a version that is not there."""
     if version.current:
-        (version.path.parent / CURRENT_FILE).unlink(missing_ok=True)
+        remove_current(version.path.parent)
     for path in version.paths:
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def _rewrite_prompts(version: StoredVersion, ids: Sequence[str]) -> None:
+    """The partition's other prompts stay, so that they can be found, and forgotten, before the next run."""
+    rest = rewrite_without(version.path, ids)
+    if version.current and rest is not None:
+        write_current(version.path.parent, Current(rest))
+    elif version.current:
+        remove_current(version.path.parent)
 
 
 def _rewrite_index(version: StoredVersion, ids: Sequence[str]) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import polars as pl
 
 from distill_dagster.catalog.catalog import Catalog
-from distill_dagster.catalog.stored import Kind, StoredVersion, stored_versions
+from distill_dagster.catalog.stored import Kind, StoredVersion, stored_distillations, stored_versions
 from distill_dagster.errors import CatalogError, StorageError
-from distill_dagster.lineage.tombstones import StudentVersion, hashes_of
+from distill_dagster.lineage.tombstones import StudentVersion, finish_tombstones, hashes_of
 from distill_dagster.project import Project
 from distill_dagster.prompts.splits import LEARNT_FROM
 from distill_dagster.teachers.store.database import open_database
@@ -21,6 +21,7 @@ ROWS_OF = (
     *(Kind.GOLDEN_SET, Kind.PROMPTS),
 )
 """The kinds that have rows of prompts, in the order in which they are removed: the prompts lead to the rest."""
+_HASHED = dict.fromkeys(("prompt_id", "row_hash", "text"), pl.String)
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,11 @@ class Forgettable:
         students: those that had one in training or validation.
     """
 
-    prompts: Sequence[tuple[str, str]]
-    hashes: Sequence[str]
-    request_keys: Sequence[str]
-    versions: Sequence[StoredVersion]
-    students: Sequence[StudentVersion]
+    prompts: Sequence[tuple[str, str]] = ()
+    hashes: Sequence[str] = ()
+    request_keys: Sequence[str] = ()
+    versions: Sequence[StoredVersion] = ()
+    students: Sequence[StudentVersion] = ()
 
     def ids(self, distillation: str) -> list[str]:
         """The prompts' ids in a distillation."""
@@ -87,6 +88,14 @@ def find_forgettable(project: Project, prompt_id: str, only: Iterable[str] | Non
     )
 
 
+def finish_forgetting(project: Project, prompt_id: str, only: Iterable[str] | None = None) -> bool:
+    """Finishes the tombstone of a prompt of which nothing is left, after a kill; False where there is none such."""
+    names = [folder.name for folder in stored_distillations(project.home, only)]
+    prompt = pl.DataFrame({"prompt_id": [prompt_id], "row_hash": [None], "text": [None]}, schema=_HASHED)
+    hashes = [hashes_of(project.home, name, prompt)["by_id"].item() for name in names]
+    return bool(finish_tombstones(project.home, hashes))
+
+
 def has_any(path: Path, ids: Sequence[str]) -> bool:
     """Whether a Parquet file has a row of one of the prompts."""
     rows = pl.scan_parquet(path).filter(pl.col("prompt_id").is_in(list(ids))).select("prompt_id").head(1)
@@ -120,22 +129,25 @@ def _prompts(catalog: Catalog, prompt_id: str, named: set[str] | None) -> pl.Dat
         sorted({row["text"] for row in own}),
         sorted({row["row_hash"] for row in own if row["row_hash"]}),
     )
-    schema = dict.fromkeys(("distillation", "prompt_id", "row_hash", "text", "messages"), pl.String)
-    return pl.DataFrame(rows, schema=schema)
+    return pl.DataFrame(rows, schema={"distillation": pl.String, **_HASHED, "messages": pl.String})
 
 
 def _students(catalog: Catalog, prompts: pl.DataFrame) -> list[StudentVersion]:
+    """Those whose dataset has one of the prompts; one whose dataset is gone since an earlier forgetting may have."""
     pairs = sorted(set(prompts.select("distillation", "prompt_id").iter_rows()))
     rows = catalog.rows(
         """
-        SELECT DISTINCT s.distillation, s.student, s.version FROM students_all s JOIN dataset_all d
+        SELECT DISTINCT s.distillation, s.student, s.version FROM students_all s LEFT JOIN dataset_all d
             ON d.distillation = s.distillation AND d.version = s.dataset_version
-        WHERE d.split IN (SELECT unnest($1::VARCHAR[]))
+        WHERE s.distillation IN (SELECT unnest($3::VARCHAR[])) AND (d.version IS NULL OR (
+            d.split IN (SELECT unnest($1::VARCHAR[]))
             AND d.distillation || '/' || d.prompt_id IN (SELECT unnest($2::VARCHAR[]))
+        ))
         ORDER BY ALL
         """,
         list(LEARNT_FROM),
         [f"{name}/{prompt_id}" for name, prompt_id in pairs],
+        sorted({name for name, _ in pairs}),
     )
     return [StudentVersion(**row) for row in rows]
 

@@ -125,7 +125,7 @@ def _find(catalog: Catalog, reference: str) -> dict[str, Any]:
     raise CatalogError(f"more than one student is called {reference!r}; write more of {_told(found)}")
 
 
-def _told(rows: list[dict[str, object]]) -> str:
+def _told(rows: list[dict[str, Any]]) -> str:
     named = (f"{row['distillation']}: {row['student']}@{str(row['version'])[:SHORT]}" for row in rows)
     return ", ".join(named) or "none"
 
@@ -169,12 +169,12 @@ def _teachers(catalog: Catalog, distillation: str, dataset: str) -> list[Answere
     return [AnsweredBy(**row) for row in rows]
 
 
-def _learner(row: dict[str, object], model: str) -> Learner:
+def _learner(row: dict[str, Any], model: str) -> Learner:
     # A local teacher's answers are filed under its weights' digest, not under the name that was declared.
     answers = row["answers"] or (row["rows"] if row["teacher"] == model else 0)
     names = [name for name in Learner.__dataclass_fields__ if name != "answers"]
     own = {name: row[name] for name in names}
-    return Learner(**own, answers=0 if row["targets"] == "reference" else answers)  # type: ignore[arg-type]
+    return Learner(**own, answers=0 if row["targets"] == "reference" else answers)
 
 
 def _models(catalog: Catalog) -> str:

@@ -9,8 +9,6 @@ from distill_dagster.errors import ProjectError
 from distill_dagster.lineage.manifests import MANIFEST_FILE
 from distill_dagster.storage import DistillationFolder, decode_partition, read_current
 
-CURRENT_FILE = "current.json"
-
 
 class Kind(StrEnum):
     """The kinds of artifact, as their folders are called."""

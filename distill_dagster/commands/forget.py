@@ -9,9 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from distill_dagster.catalog.forget import forget
-from distill_dagster.catalog.forgetting import Forgettable, find_forgettable
+from distill_dagster.catalog.forgetting import Forgettable, find_forgettable, finish_forgetting
 from distill_dagster.commands.run import running_processes
-from distill_dagster.errors import StorageError
+from distill_dagster.errors import CatalogError, StorageError
 from distill_dagster.evaluation.formatting import count
 from distill_dagster.project import Project
 from distill_dagster.storage import DistillationFolder
@@ -30,7 +30,13 @@ def forget_prompt(project: Project, name: str | None, prompt_id: str, *, yes: bo
         CatalogError: no such prompt.
         StorageError: a run is under way, or the prompt travels in a provider batch; nothing was removed then.
     """
-    found = find_forgettable(project, prompt_id, [name] if name else None)
+    only = [name] if name else None
+    try:
+        found = find_forgettable(project, prompt_id, only)
+    except CatalogError:
+        if yes and finish_forgetting(project, prompt_id, only):
+            return Forgettable(), True
+        raise
     if yes:
         for distillation in sorted({one for one, _ in found.prompts}):
             if running := running_processes(DistillationFolder(project.home, distillation)):
@@ -83,6 +89,8 @@ def _content(found: Forgettable, done: bool) -> dict[str, Any]:
 
 def _closing(found: Forgettable, done: bool) -> str:
     names = sorted({name for name, _ in found.prompts})
+    if not names:
+        return "an earlier call had removed all of it"
     if not done:
         return "nothing was changed; add --yes to do it. What is current is made anew by the next `distill run`"
     return f"a tombstone keeps it from coming back; next: {', '.join(f'distill run {name}' for name in names)}"

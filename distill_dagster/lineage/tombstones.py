@@ -74,6 +74,16 @@ def write_tombstone(home: Path, tombstone: Tombstone) -> None:
     write_json(_path(home, tombstone.hashes), tombstone.model_dump(mode="json"))
 
 
+def finish_tombstones(home: Path, hashes: Iterable[str]) -> list[Tombstone]:
+    """Marks the unfinished tombstones with one of the hashes as finished, and returns them."""
+    wanted = set(hashes)
+    found = [one for one in read_tombstones(home) if not one.finished and wanted.intersection(one.hashes)]
+    finished = [one.model_copy(update={"finished": True}) for one in found]
+    for one in finished:
+        write_tombstone(home, one)
+    return finished
+
+
 def hashes_of(home: Path, distillation: str, prompts: pl.DataFrame) -> pl.DataFrame:
     """The salted hashes of prompts: `by_id`, `by_row` and `by_text`, null where a row has null.
 
@@ -129,9 +139,15 @@ def _read(path: Path) -> Tombstone:
 
 
 def _salt(home: Path) -> str:
-    """The project's secret, made once."""
+    """The project's secret, made once.
+
+    Raises:
+        StorageError: it is gone while there are tombstones, which then block nothing.
+    """
     path = home / FOLDER / "salt"
     if not path.exists():
+        if any((home / FOLDER).glob("[!.]*.json")):
+            raise StorageError(f"{path}: missing, and without it forgotten prompts would come back; restore it")
 
         def write(aside: Path) -> None:
             aside.touch(mode=0o600)

@@ -1,6 +1,6 @@
 """Prompts on disk: one Parquet file a partition and version, found through `current.json`."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from distill_dagster.errors import StorageError
-from distill_dagster.lineage.hashing import canonical_json
+from distill_dagster.lineage.hashing import canonical_json, frame_version
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.rows import BadRow
 from distill_dagster.storage import (
@@ -75,6 +75,25 @@ def write_prompts(distillation: Distillation, partition: str, prompts: Partition
         rows = prompts.frame
         write_file(path, lambda aside: rows.write_parquet(aside, metadata=metadata, row_group_size=ROW_GROUP_ROWS))
     return write_current(folder, Current(version=prompts.version))
+
+
+def rewrite_without(path: Path, prompt_ids: Sequence[str]) -> str | None:
+    """Writes a stored version's prompts but for some under the version that they then are, and removes the old file.
+
+    Returns:
+        The new version; None where no prompt is left.
+    """
+    rows = pl.read_parquet(path).filter(~pl.col("prompt_id").is_in(list(prompt_ids)))
+    version = None
+    if not rows.is_empty():
+        version = frame_version(rows, VERSIONED)
+        metadata = {_RENDER_KEY: pl.read_parquet_metadata(path).get(_RENDER_KEY, "")}
+        write_file(
+            _file(path.parent, version),
+            lambda aside: rows.write_parquet(aside, metadata=metadata, row_group_size=ROW_GROUP_ROWS),
+        )
+    path.unlink()
+    return version
 
 
 def read_prompts(distillation: Distillation, partition: str, version: str | None = None) -> pl.DataFrame:

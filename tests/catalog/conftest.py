@@ -17,7 +17,7 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> History:
         patch.setenv("ANTHROPIC_BASE_URL", server.url)
         for name in ("DISTILL_HOME", "DISTILL_STORE_URL"):
             patch.delenv(name, raising=False)
-        server.script = lambda asked: Reply(text=f"{asked['model']} on {asked['messages'][-1]['content']}")
+        server.script = lambda asked, _: Reply(text=f"{asked['model']} on {asked['messages'][-1]['content']}")
         made = make_history(tmp_path_factory.mktemp("history"))
     return made
 

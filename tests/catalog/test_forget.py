@@ -1,5 +1,6 @@
 """`distill forget`: nothing that was stored has the prompt afterwards, and it does not come back."""
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -8,11 +9,16 @@ import pytest
 
 from distill_dagster.catalog.forget import forget
 from distill_dagster.catalog.forgetting import find_forgettable
+from distill_dagster.errors import StorageError
 from distill_dagster.lineage.tombstones import read_tombstones
+from distill_dagster.logits.index import missing_rows, read_index, write_index
+from distill_dagster.logits.shards import read_keys, shards_folder, write_shard
 from distill_dagster.prompts.build import build_prompts
+from distill_dagster.storage import Current, read_current, write_current
 from distill_dagster.teachers.store.budget import Budget
 from distill_dagster.teachers.store.responses import ResponseStore
 from tests.catalog.world import LAST, NEW, OLD, History
+from tests.logits.targets import VOCABULARY, index_of, make_sequence, topk_identity
 
 
 def mentions(history: History, text: str) -> list[Path]:
@@ -86,8 +92,10 @@ def test_the_next_run_asks_nothing_again_and_students_are_listed(changing: Histo
     before = dict(changing.datasets[2].split_counts)
     changing.faq.call("forget", "--prompt", prompt, "--yes")
 
+    kept = read_current(changing.faq.distillation.files.asset("prompts", prompt.partition("-")[0]))
     after = changing.faq.run()  # there is no teacher to be asked: all other answers are stored
 
+    assert read_current(changing.faq.distillation.files.asset("prompts", prompt.partition("-")[0])) == kept
     assert sum(after.split_counts.values()) == sum(before.values()) - 1
     assert mentions(changing, question(changing, prompt)) == []
     assert changing.faq.json("lineage", "faq", "--student", "sft")["stale"] is True
@@ -131,8 +139,18 @@ def test_the_tombstone_is_salted_and_counts(changing: History, prompt: str) -> N
     assert salt.stat().st_mode & 0o077 == 0
     written = next((home / "forgotten").glob("*.json")).read_text(encoding="utf-8")
     assert prompt not in written
-    salt.write_text("another salt", encoding="ascii")
-    assert not any(made.forgotten for made in build_prompts(changing.faq.distillation).partitions.values())
+    salt.unlink()
+    with pytest.raises(StorageError, match="forgotten prompts would come back"):
+        build_prompts(changing.faq.distillation)
+
+
+def test_students_of_a_dataset_that_is_gone_count_as_having_seen(changing: History, history: History) -> None:
+    first, second = history.prompts_in("train")[:2]
+    changing.faq.call("forget", "faq", "--prompt", first, "--yes")
+
+    again = changing.faq.json("forget", "faq", "--prompt", second)
+
+    assert {one["version"] for one in again["stale"] if one["distillation"] == "faq"} == {OLD, NEW, LAST}
 
 
 def test_money_stays_counted(changing: History, prompt: str) -> None:
@@ -146,7 +164,7 @@ def test_money_stays_counted(changing: History, prompt: str) -> None:
         assert Budget("faq", None).spent_in(connection) == before > 0
 
 
-@pytest.mark.parametrize("stop_at", ["remove_responses", "_rewrite_dropped", "_remove", "compact"])
+@pytest.mark.parametrize("stop_at", ["remove_responses", "_rewrite_dropped", "_remove", "compact", "finish_tombstones"])
 def test_a_kill_in_between_is_made_good(
     changing: History, prompt: str, stop_at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,3 +196,27 @@ def test_not_while_it_runs_and_not_what_is_not_there(changing: History, prompt: 
     assert running.stderr == f"error: other: process {os.getpid()} is running it; forget when it is done\n"
     assert absent.stderr == "error: no prompt 'nope' is stored in faq\n"
     assert read_tombstones(changing.project.home) == []
+
+
+def test_captured_logits_are_rewritten_without_it(changing: History, prompt: str) -> None:
+    root, partition = changing.project.home / "faq", prompt.partition("-")[0]
+    identity = topk_identity()
+    shard = shards_folder(root, identity) / "one.parquet"
+    write_shard(shard, identity, VOCABULARY, [make_sequence(identity, name) for name in "abcdef"])
+    whole = index_of(identity, shard)
+    own = pl.when(pl.col("request_key") == "c").then(pl.lit(prompt)).otherwise("prompt_id").alias("prompt_id")
+    folder = root / "teacher_logits" / partition
+    version = write_index(folder, dataclasses.replace(whole, frame=whole.frame.with_columns(own)), shard.parent)
+    write_current(folder, Current(version))
+
+    result = changing.faq.call("forget", "--prompt", prompt, "--yes")
+
+    assert result.exit_code == 0, result.stderr
+    current = read_current(folder)
+    assert current is not None
+    assert [path.stem for path in folder.glob("*.parquet")] == [current.version]
+    index = read_index(folder / f"{current.version}.parquet")
+    assert missing_rows(index, shard.parent).is_empty()
+    assert sorted(index.frame["request_key"]) == list("abdef")
+    [rewritten] = shard.parent.glob("*.parquet")
+    assert sorted(read_keys(rewritten)["request_key"]) == list("abdef")

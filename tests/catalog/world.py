@@ -34,7 +34,6 @@ attributes:
     split: {{validation: 0.2, test: 0.2}}
   teacher: {{provider: anthropic, model: {model}, max_tokens: 50, authorization: by contract}}
   curation: {{drop: [empty, duplicate]}}
-  students: {{sft: {{base: {{model: tiny}}}}}}
 """
 TOPICS = ("birds", "fish")
 QUESTIONS = {f"{topic}-{number}": f"{topic} question {number}" for topic in TOPICS for number in range(12)}

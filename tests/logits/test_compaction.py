@@ -2,9 +2,9 @@
 
 import pytest
 
-from distill_dagster.logits.compaction import Compacted, compact
+from distill_dagster.logits.compaction import Compacted, compact, foresee
 from distill_dagster.logits.index import INDEX_FOLDER, read_index, write_index
-from distill_dagster.logits.shards import read_sequences, shards_folder, write_shard
+from distill_dagster.logits.shards import read_keys, read_sequences, shards_folder, write_shard
 from distill_dagster.logits.sparse import Sequence
 from tests.logits.targets import VOCABULARY, assert_same, index_of, make_sequence, sample_identity, topk_identity
 
@@ -165,3 +165,36 @@ def stop_at(last):
             raise StopError
 
     return step
+
+
+def test_what_is_foreseen_is_what_happens(tmp_path):
+    worn_distillation(tmp_path)
+    files = sorted(tmp_path.rglob("*.parquet"))
+
+    foreseen = foresee(tmp_path)
+
+    assert sorted(tmp_path.rglob("*.parquet")) == files
+    compacted = compact(tmp_path)
+    assert (foreseen.bytes_before, foreseen.shards_removed) == (compacted.bytes_before, compacted.shards_removed)
+    # what a rewritten shard takes is only about its share of tokens: each file has a head of its own
+    assert foreseen.bytes_after < foreseen.bytes_before
+
+
+def test_indexes_that_go_first_keep_nothing(tmp_path):
+    worn_distillation(tmp_path)
+
+    foreseen = foresee(tmp_path, list((tmp_path / INDEX_FOLDER).glob("*/*.parquet")))
+
+    assert (foreseen.bytes_after, foreseen.shards_removed) == (0, 5)
+
+
+def test_a_request_key_is_taken_out_of_a_shard_that_is_hardly_worn(tmp_path):
+    shard = add_shard(tmp_path, "kept", "abcdefgh")
+    add_index(tmp_path, "animals", [shard], list("bcdefgh"))
+    before = contents(tmp_path)
+
+    compact(tmp_path, without=["a"])
+
+    assert_same_contents(contents(tmp_path), before)
+    [rewritten] = tmp_path.glob("teacher_logit_shards/*/*.parquet")
+    assert sorted(read_keys(rewritten)["request_key"]) == list("bcdefgh")

@@ -1,6 +1,7 @@
 """The one way a response leaves the store: `distill forget`. What was paid for it stays counted."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 
 import polars as pl
 from sqlalchemy import Connection, Engine, delete, select
@@ -54,8 +55,8 @@ def remove_responses(engine: Engine, keys: Sequence[str]) -> int:
         for chunk in _chunks(keys):
             removed += connection.execute(delete(responses).where(responses.c.request_key.in_(chunk))).rowcount
     if is_sqlite:
-        with reading(engine) as connection:
-            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        with closing(engine.raw_connection()) as raw:  # outside of any transaction
+            raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     return removed
 
 

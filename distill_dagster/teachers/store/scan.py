@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from polars.datatypes import DataType, DataTypeClass
 from sqlalchemy import make_url, select
 
 from distill_dagster.teachers.store.database import open_database, reading
 from distill_dagster.teachers.store.schema import responses
 
 BATCH_ROWS = 4_096
-Kind = pl.DataType | type[pl.DataType]
-SCANNED: dict[str, Kind] = {
+SCANNED: dict[str, DataType | DataTypeClass] = {
     "request_key": pl.String,
     "provider": pl.String,
     "model": pl.String,
@@ -52,7 +52,7 @@ class ResponsesScan:
         columns: which of SCANNED; `request_key` is always the first.
         """
         self._url = url
-        self._kinds: dict[str, Kind] = {"request_key": pl.String} | {name: SCANNED[name] for name in columns}
+        self._kinds = _kinds(columns)
         self._schema = _arrow(pl.DataFrame(schema=self._kinds)).schema
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
@@ -74,6 +74,11 @@ class ResponsesScan:
             return connection.execute(wanted.order_by(responses.c.request_key).limit(BATCH_ROWS)).all()
 
 
+def _kinds(columns: Iterable[str]) -> dict[str, DataType | DataTypeClass]:
+    """The columns with their types, the request key first."""
+    return {name: SCANNED[name] for name in ("request_key", *columns)}
+
+
 def _exists(url: str) -> bool:
     """Whether there is anything to open; opening an SQLite file makes it."""
     parsed = make_url(url)
@@ -82,7 +87,7 @@ def _exists(url: str) -> bool:
 
 def stored_answers(url: str, keys: Iterable[str]) -> pl.DataFrame:
     """What is stored under some request keys (FACTS columns), sorted by request key."""
-    kinds = {"request_key": pl.String} | {name: SCANNED[name] for name in FACTS}
+    kinds = _kinds(FACTS)
     frames = [pl.DataFrame(schema=kinds)]
     wanted = sorted(set(keys))
     if wanted and _exists(url):
@@ -105,7 +110,7 @@ def keys_like(url: str, start: str, most: int) -> list[str]:
         return list(connection.execute(wanted).scalars())
 
 
-def _frame(rows: Sequence[Any], kinds: Mapping[str, Any]) -> pl.DataFrame:
+def _frame(rows: Sequence[Any], kinds: Mapping[str, DataType | DataTypeClass]) -> pl.DataFrame:
     columns = dict(zip(kinds, map(list, zip(*rows, strict=True)), strict=True))
     if "token_ids" in columns:
         columns["token_ids"] = [
