@@ -1,18 +1,20 @@
 """The scripts of docs/recompute.md come to the report's numbers, from predictions.parquet alone."""
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from distill_dagster.evaluation.cost import SECONDS, USD
 from distill_dagster.evaluation.inputs import EvaluationInputs
 from distill_dagster.evaluation.model import EvaluationReport, GateVerdict, Measure
 from distill_dagster.evaluation.statistics import Method
 from distill_dagster.evaluation.write import write_evaluation
 from tests.evaluation.conftest import make_spec
-from tests.evaluation.probed import asked_again, with_gate, with_held_out
+from tests.evaluation.probed import asked_again, declared, with_gate, with_held_out
 from tests.evaluation.recomputing import run, said, scripts, table
 
 MOST_LINES = 10
@@ -66,7 +68,7 @@ def classified(inputs: EvaluationInputs) -> EvaluationInputs:
 def test_the_scripts_are_short_and_stand_alone() -> None:
     of_predictions = ["recompute", "intervals", "change", "macro_f1", "golden"]
     of_other_files = ["judge", "judge_intervals", "harness"]
-    assert list(scripts()) == [*of_predictions, *of_other_files, "counts"]
+    assert list(scripts()) == [*of_predictions, *of_other_files, "counts", "costs"]
     for script in scripts().values():
         assert len([line for line in script.splitlines() if line.strip()]) <= MOST_LINES
         assert "distill_dagster" not in script
@@ -256,3 +258,16 @@ def test_counts(tmp_path: Path, side_by_side: EvaluationInputs) -> None:
     assert student["rows"] - student["measured_per_token"] == counts.rows_without_fidelity
     assert {name: found[name]["rows"] - found[name]["answered"] for name in counts.unanswered} == counts.unanswered
     assert not math.isclose(sum(counts.unanswered.values()), 0)
+
+
+def test_costs(tmp_path: Path, side_by_side: EvaluationInputs) -> None:
+    priced = declared(dataclasses.replace(side_by_side, teacher_usd_per_1000_answers=1.83), cost={"usd_per_hour": 2.4})
+    _, predictions = written(tmp_path, priced)
+
+    found = {row[0]: {SECONDS: float(row[1]), USD: float(row[2])} for row in run(scripts()["costs"], predictions)}
+
+    cost = json.loads((tmp_path / "measurements.json").read_text(encoding="utf-8"))["cost"]
+    assert found.keys() == cost.keys() == {"teacher", "student", "student/soft", "student/on_references", "base"}
+    for system, known in cost.items():
+        for unit, value in known.items():
+            assert found[system][unit] == pytest.approx(value, rel=EXACT), (system, unit)

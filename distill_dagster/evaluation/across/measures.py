@@ -13,6 +13,7 @@ from distill_dagster.evaluation.predictions import KEY, LABEL, REFERENCE_LABEL, 
 from distill_dagster.evaluation.statistics import DEFAULT_SEED, Method
 from distill_dagster.evaluation.tables import Quantity, Scored
 from distill_dagster.metrics import METRICS
+from distill_dagster.prompts.splits import Split
 from distill_dagster.spec.metrics import MACRO_F1
 
 A, B = "a", "b"
@@ -112,8 +113,11 @@ def _compare(table: TableName, stored: StoredMeasure, report: StoredReport, pair
         & paired.a.select(known)["known"]
         & paired.b.select(known)["known"]
     )
-    needed = [*KEY, "group_id", "split", *sorted(_roots(columns))]
-    rows = [side.filter(kept).select(*needed, model=pl.lit(name)) for name, side in ((A, paired.a), (B, paired.b))]
+    needed = [*KEY, "group_id", *sorted(_roots(columns))]
+    rows = [
+        side.filter(kept).select(*needed, model=pl.lit(name), split=pl.lit(Split.TEST.value))  # pairs are told by id
+        for name, side in ((A, paired.a), (B, paired.b))
+    ]
     measure = _measure(
         Scored(pl.concat(rows, how="vertical_relaxed"), report.confidence, DEFAULT_SEED), stored, columns
     )
