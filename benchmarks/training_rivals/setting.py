@@ -18,7 +18,7 @@ BATCH_SIZE = 8
 MAX_LENGTH = 256
 THREADS = 2
 TOP_K = 20
-TAIL_DRAWS = 400
+TAIL_DRAWS = 380
 _BATCHES_SORTED_TOGETHER = 25
 
 System = Literal["gkd", "chunked", "sft", "ours"]

@@ -19,11 +19,11 @@ class LogitsSpec(SpecModel):
     )
     k: int = Field(20, ge=1, le=1024, description="topk: tokens stored at each position.")
     tail_draws: int = Field(
-        400,
+        380,
         ge=0,
         le=50_000,
-        description="topk: tokens drawn from all others at each position, so many for a probability of 1 (400: each "
-        "stands for 0.25 %), so that the forward KL at temperature 1 sees the whole vocabulary; 0 draws none. Other "
+        description="topk: tokens drawn from all others at each position, so many for a probability of 1 (380: each "
+        "stands for 0.26 %), so that the forward KL at temperature 1 sees the whole vocabulary; 0 draws none. Other "
         "divergences and temperatures do not use them; a server gives none.",
     )
     temperatures: list[Temperature] = Field(
