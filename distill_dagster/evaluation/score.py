@@ -6,7 +6,7 @@ import math
 import polars as pl
 from pydantic import JsonValue
 
-from distill_dagster.evaluation.headlines import gate_statement, headlines
+from distill_dagster.evaluation.headlines import headlines
 from distill_dagster.evaluation.held_out import held_out_part, held_out_sentences
 from distill_dagster.evaluation.inputs import EvaluationInputs, TrainedStudent
 from distill_dagster.evaluation.model import (
@@ -14,7 +14,6 @@ from distill_dagster.evaluation.model import (
     Decoding,
     DroppedCount,
     EvaluationReport,
-    GateDeclaration,
     Identity,
     SampleRow,
     Samples,
@@ -68,7 +67,7 @@ def evaluate(inputs: EvaluationInputs, predictions: pl.DataFrame) -> EvaluationR
         second_sample=again,
         health=health,
         held_out=away,
-        gate=_gate(inputs),
+        gate=None,
         students=[
             _student_facts(System.STUDENT, inputs.student),
             *(_student_facts(companion(other.name), other) for other in inputs.companions),
@@ -148,13 +147,6 @@ def _counts(inputs: EvaluationInputs, predictions: pl.DataFrame) -> Counts:
         train_rows_over_length=inputs.student.training.rows_over_length,
         train_ids_over_length=inputs.student.training.over_length_ids,
     )
-
-
-def _gate(inputs: EvaluationInputs) -> GateDeclaration | None:
-    gate = inputs.spec.evaluation.gate
-    if gate is None:
-        return None
-    return GateDeclaration(metric=gate.metric, max_degradation=gate.max_degradation, statement=gate_statement(gate))
 
 
 def _student_facts(system: str, student: TrainedStudent) -> StudentFacts:
