@@ -143,6 +143,17 @@ def plan_partitioned(
     return PartitionedPlan(prompts, outputs, logits, tuple(removed), failed, build.names)
 
 
+def plan_stored(distillation: Distillation, identity: TeacherIdentity) -> PartitionedPlan:
+    """What answers and logits the prompts on disk need; the source is not read."""
+    found = distillation.files.partitions(Asset.PROMPTS)
+    outputs = {
+        name: "not answered yet by the declared teacher"
+        for name in found
+        if not outputs_current(distillation, name, identity)
+    }
+    return PartitionedPlan({}, outputs, _plan_logits(distillation, found, outputs), (), {}, tuple(found))
+
+
 def _plan_logits(distillation: Distillation, partitions: Sequence[str], outputs: Mapping[str, str]) -> dict[str, str]:
     if not needs_logits(distillation):
         return {}

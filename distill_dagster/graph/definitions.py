@@ -9,6 +9,8 @@ from distill_dagster.graph.evaluation import evaluation_asset
 from distill_dagster.graph.golden_set import golden_set_asset
 from distill_dagster.graph.partitioned import partitioned_assets
 from distill_dagster.graph.pools import GPU, teacher_pool
+from distill_dagster.graph.retrain_sensor import retrain_sensors
+from distill_dagster.graph.source_sensor import source_sensors
 from distill_dagster.graph.student import student_asset
 from distill_dagster.project import Distillation
 
@@ -18,7 +20,7 @@ def build_definitions(distillation: Distillation) -> dg.Definitions:
     return dg.Definitions(
         assets=build_assets(distillation),
         asset_checks=output_checks(distillation),
-        sensors=batch_sensors(distillation),
+        sensors=[*batch_sensors(distillation), *source_sensors(distillation), *retrain_sensors(distillation)],
     )
 
 

@@ -39,7 +39,7 @@ def _rows(spec: PromptsSpec, folder: Path, project_root: Path) -> Iterator[Row |
         for label, path in find_files(value, folder, project_root):
             yield from _file_rows(kind, label, path, spec.max_row_bytes)
     elif kind == "sql":
-        yield from _sql_rows(value, folder)
+        yield from sql_rows(value, folder)
     elif kind == "python":
         yield from _result_rows(value, call_source(value, folder))
     else:
@@ -58,14 +58,19 @@ def _file_rows(kind: str, label: str, path: Path, max_row_bytes: int) -> Iterato
         raise SourceError(f"{label}: cannot be read ({error.strerror or error})") from None
 
 
-def _sql_rows(query: str, folder: Path) -> Iterator[Row | BadRow]:
+def sql_rows(query: str, folder: Path, key: str = "prompts.source.sql") -> Iterator[Row | BadRow]:
+    """Rows of a DuckDB query; relative paths in it start at `folder`.
+
+    Raises:
+        SourceError: the query fails; named by the YAML `key` that it is written under.
+    """
     with duckdb.connect(":memory:") as connection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute(f"SET file_search_path = '{_quoted(folder)}'")
         try:
             yield from arrow_rows("sql", connection.sql(query).to_arrow_reader(BATCH_ROWS))
         except (duckdb.Error, pa.ArrowException) as error:
-            raise SourceError(f"prompts.source.sql: {error}") from None
+            raise SourceError(f"{key}: {error}") from None
 
 
 def _quoted(folder: Path) -> str:
