@@ -10,9 +10,8 @@ import dagster as dg
 from pydantic import BaseModel, ConfigDict
 
 from distill_dagster.errors import DistillError
-from distill_dagster.graph.in_progress import run_in_progress
 from distill_dagster.graph.keys import DISTILLATION_TAG, asset_key
-from distill_dagster.graph.partitioned import op_name, partitioned_config
+from distill_dagster.graph.partitioned import partitioned_config
 from distill_dagster.graph.partitions import range_tags
 from distill_dagster.graph.source_look import Look, is_quick, last_look, look, look_config, look_job, look_name
 from distill_dagster.project import Distillation
@@ -112,12 +111,11 @@ def _look(
     """What reading the source finds; where that takes longer than a tick has, the run that reads it."""
     last = last_look(distillation)
     run_key = f"look/{seen.digest}/{cursor.number}"
-    runs = instance.get_runs(dg.RunsFilter(tags={"dagster/run_key": run_key, DISTILLATION_TAG: distillation.name}))
-    if runs and last is not None and last.fingerprint == seen.digest and runs[0].is_finished:
+    run = _requested(distillation, instance, run_key)
+    if run is not None and run.is_success and last is not None and last.fingerprint == seen.digest:
         return last
-    if runs:
-        state = runs[0].status.value.lower()
-        return dg.SkipReason(f"the source is large and is read by run {runs[0].run_id[:8]} ({state})")
+    if run is not None:
+        return dg.SkipReason(f"the source is large; run {run.run_id[:8]} reads it ({run.status.value.lower()})")
     if is_quick(distillation, seen, last):
         return look(distillation, instance, seen.digest, seen.bytes)
     return dg.RunRequest(
@@ -132,32 +130,40 @@ def _unchanged(
     distillation: Distillation, instance: dg.DagsterInstance, cursor: SourceCursor
 ) -> tuple[Decision, SourceCursor]:
     """Nothing to do, unless the requested run is over and has not made its prompts."""
-    pending = sorted(
-        name for name, version in cursor.pending.items() if prompts_version(distillation, name) != version
-    )
+    pending = sorted(name for name, version in cursor.pending.items() if prompts_version(distillation, name) != version)
     if not pending:
         return dg.SkipReason("the source is as it was"), cursor.model_copy(update={"pending": {}})
-    running = run_in_progress(instance, [asset_key(distillation.name, ASSET)], op_name(distillation.name))
-    if running is not None:
-        return dg.SkipReason(f"run {running[:8]} makes the changed prompts"), cursor
-    if cursor.attempts >= ATTEMPTS:
-        names = ", ".join(pending)
-        reason = f"{cursor.attempts} runs have not made the prompts of {names}; see why, or `distill run`"
-        return dg.SkipReason(reason), cursor
-    after = cursor.model_copy(update={"attempts": cursor.attempts + 1})
-    return _request(distillation, instance, after, pending), after
+    run = _requested(distillation, instance, _run_key(cursor))
+    if run is not None and not run.is_finished:
+        return dg.SkipReason(f"run {run.run_id[:8]} makes the changed prompts"), cursor
+    if run is not None and cursor.attempts >= ATTEMPTS:
+        reason = f"{cursor.attempts} runs, the last {run.run_id[:8]}, have not made the prompts of {', '.join(pending)}"
+        return dg.SkipReason(f"{reason}; `distill run {distillation.name}` says why"), cursor
+    if run is not None:
+        cursor = cursor.model_copy(update={"attempts": cursor.attempts + 1})
+    return _request(distillation, instance, cursor, pending), cursor
+
+
+def _requested(distillation: Distillation, instance: dg.DagsterInstance, run_key: str) -> dg.DagsterRun | None:
+    """The run that Dagster made of a request."""
+    tags = {"dagster/run_key": run_key, DISTILLATION_TAG: distillation.name}
+    return next(iter(instance.get_runs(dg.RunsFilter(tags=tags), limit=1)), None)
+
+
+def _run_key(cursor: SourceCursor) -> str:
+    assert cursor.fingerprint is not None
+    return f"{cursor.fingerprint.digest}/{cursor.number}/{cursor.attempts}"
 
 
 def _request(
     distillation: Distillation, instance: dg.DagsterInstance, cursor: SourceCursor, wanted: list[str]
 ) -> Decision:
-    assert cursor.fingerprint is not None
     name = distillation.name
     tags = range_tags(distillation, instance, wanted)
     if not tags:
         return dg.SkipReason(f"rows of the source cannot be placed in a partition; `distill run {name}` says which")
     return dg.RunRequest(
-        run_key=f"{cursor.fingerprint.digest}/{cursor.number}/{cursor.attempts}",
+        run_key=_run_key(cursor),
         job_name=prompts_job(name),
         run_config=partitioned_config(name, wanted, wait=False),
         tags={**tags, DISTILLATION_TAG: name},

@@ -121,9 +121,7 @@ def _files(distillation: Distillation) -> dict[str, Path]:
 def _labelled(paths: Iterable[Path], distillation: Distillation) -> dict[str, Path]:
     try:
         return {
-            path.relative_to(distillation.folder).as_posix(): contained(
-                distillation.project.root, str(path.absolute())
-            )
+            path.relative_to(distillation.folder).as_posix(): contained(distillation.project.root, str(path.absolute()))
             for path in paths
         }
     except (ValueError, StorageError) as error:
