@@ -12,7 +12,7 @@ RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_p
 
 
 def partitions_of(distillation: Distillation) -> dg.PartitionsDefinition[str]:
-    """Columns give dynamic partitions, shards static ones, dates daily, weekly (from Monday) or monthly ones; undeclared is one static partition."""
+    """Columns give dynamic partitions, shards static ones, dates those of their period; undeclared is a static one."""
     partition = distillation.spec.prompts.partition
     if partition is None:
         return dg.StaticPartitionsDefinition([MISSING_PARTITION])

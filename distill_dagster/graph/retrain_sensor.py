@@ -145,9 +145,7 @@ def _ask(
         return dg.SkipReason(reason)
     tags = range_tags(distillation, instance, due)
     if not tags:
-        return dg.SkipReason(
-            f"Dagster knows no partition yet; the sensor {name}_source or `distill run` registers them"
-        )
+        return dg.SkipReason(f"Dagster knows no partition yet; `distill run {name}` registers them")
     kinds = [kind for kind in partitioned_kinds(distillation) if kind is not Asset.PROMPTS]
     return dg.RunRequest(
         run_key=key,

@@ -1,4 +1,4 @@
-"""Names the partition of each prompt: a column's value, a hash shard, a UTC day, week or month, or the one partition `all`."""
+"""Names the partition of each prompt: a column's value, a hash shard, a day, week or month in UTC, or `all`."""
 
 import datetime as dt
 import unicodedata

@@ -41,6 +41,7 @@ def test_only_files_of_another_size_or_time_are_read(declare: Declare, write_row
     for number in range(20):
         write_rows(ROWS, f"{number:02}.jsonl")
     distillation = declare()
+    opened.clear()
     first = take_fingerprint(distillation)
     assert len(opened) == 20
     opened.clear()
@@ -49,6 +50,7 @@ def test_only_files_of_another_size_or_time_are_read(declare: Declare, write_row
     assert (opened, again) == ([], first)
 
     write_rows([{"question": "Why not?"}], "07.jsonl")
+    opened.clear()
     assert take_fingerprint(distillation, first).digest != first.digest
     assert opened == ["07.jsonl"]
 
