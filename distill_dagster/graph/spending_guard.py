@@ -28,7 +28,9 @@ def why_too_dear(distillation: Distillation, instance: dg.DagsterInstance, parti
     found = estimate_stored(distillation, partitions)
     if found.cost is None or not found.requests.missing:
         return None
-    asked = f"withheld: {found.requests.missing:,} answers are missing, about {dollars(found.cost.expected_microusd)}"
+    missing = found.requests.missing
+    answers = "1 answer is" if missing == 1 else f"{missing:,} answers are"
+    asked = f"withheld: {answers} missing, about {dollars(found.cost.expected_microusd)}"
     way_out = f"raise it, or `distill run {distillation.name}`"
     if found.budget is not None and not found.budget.expected_fits:
         left = dollars(found.budget.left_microusd or 0)

@@ -19,6 +19,8 @@ from distill_dagster.plan import Asset, Request
 from distill_dagster.project import Distillation
 from distill_dagster.spec.distillation import DistillationSpec
 from distill_dagster.storage import Current, read_current, write_current
+from distill_dagster.teachers.money.dollars import dollars
+from distill_dagster.teachers.store.spending import spent_by
 from tests.fakes.anthropic_server import AnthropicServer
 from tests.graph.hosted import Declare, rows, spec
 
@@ -255,9 +257,13 @@ def test_what_automatic_runs_spent_counts_for_a_day(night: Night) -> None:
     night.edit(200, rows(birds=12, fish=21))
     night.tick(200)
     assert selected(night.tick(230)) == {OUTPUTS}
-    night.declared(budget="0.0006")
+    spent = spent_by(night.distillation, [run.run_id])
+    assert spent > 0
+    night.declared(budget=f"{spent / 1e6:f}")
 
-    assert "withheld: 1 answers are missing" in reason(night.tick(231))
+    said = reason(night.tick(231))
+    assert said.startswith("withheld: 1 answer is missing")
+    assert f"is {dollars(spent)}, {dollars(spent)} of it spent in the last 24 hours" in said
 
 
 def test_the_teachers_own_budget_withholds_too(
