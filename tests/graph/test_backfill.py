@@ -1,14 +1,20 @@
 """Every way to make some partitions comes to the same: versions on disk, and those versions in Dagster."""
 
+import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.execution.backfill import BulkActionStatus
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import ModuleTarget
+from dagster._daemon.backfill import execute_backfill_iteration
+from dagster_webserver.webserver import DagsterWebserver
+from starlette.testclient import TestClient
 
 from distill_dagster.graph.definitions import build_definitions
 from distill_dagster.graph.instance_home import open_instance
@@ -16,13 +22,22 @@ from distill_dagster.graph.keys import asset_key
 from distill_dagster.graph.partitions import RANGE_END, RANGE_START
 from distill_dagster.graph.run import Runner
 from distill_dagster.plan import Asset, Request
-from distill_dagster.project import Distillation
+from distill_dagster.project import Distillation, find_project
 from distill_dagster.storage import read_current
 from tests.fakes.anthropic_server import AnthropicServer
 from tests.graph.hosted import Declare, rows, spec
 
 ASSETS = ("prompts", "teacher_outputs")
 BIN = Path(sys.executable).parent
+LAUNCH = """
+mutation ($wanted: LaunchBackfillParams!) {
+  launchPartitionBackfill(backfillParams: $wanted) {
+    __typename
+    ... on LaunchBackfillSuccess { backfillId }
+    ... on PythonError { message }
+  }
+}
+"""
 Versions = dict[tuple[str, str], str]
 
 
@@ -62,6 +77,35 @@ def by_dg_launch(distillation: Distillation, instance: dg.DagsterInstance) -> No
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def launch_in_this_process(home: Path) -> None:
+    """Settings of an instance whose runs start at once, without a daemon."""
+    home.mkdir(parents=True)
+    (home / "dagster.yaml").write_text(
+        "telemetry: {enabled: false}\n"
+        "run_launcher: {module: dagster._core.launcher.sync_in_memory_run_launcher, class: SyncInMemoryRunLauncher}\n"
+        "run_coordinator: {module: dagster._core.run_coordinator, class: DefaultRunCoordinator}\n"
+    )
+
+
+def by_graphql(distillation: Distillation, instance: dg.DagsterInstance) -> None:
+    """A backfill through the API of the UI, which the daemon's code then turns into a run."""
+    target = ModuleTarget("distill_dagster.definitions", None, str(distillation.project.root), "demo_code")
+    with WorkspaceProcessContext(instance, target) as workspace:
+        client = TestClient(DagsterWebserver(workspace).create_asgi_app())
+        wanted = {
+            "assetSelection": [{"path": ["demo", asset]} for asset in ASSETS],
+            "partitionNames": ["birds", "fish"],
+        }
+        body = {"query": LAUNCH, "variables": {"wanted": wanted}}
+        answer = client.post("/graphql", json=body).json()["data"]["launchPartitionBackfill"]
+        assert answer["__typename"] == "LaunchBackfillSuccess", answer
+        for _ in range(3):
+            list(execute_backfill_iteration(workspace, logging.getLogger(__name__)))
+        backfill = instance.get_backfill(answer["backfillId"])
+        assert backfill is not None
+        assert backfill.status is BulkActionStatus.COMPLETED_SUCCESS
+
+
 def on_disk(distillation: Distillation) -> Versions:
     found = {
         (asset, partition): read_current(distillation.files.asset(asset, partition))
@@ -82,26 +126,26 @@ def in_dagster(instance: dg.DagsterInstance) -> Versions:
     return found
 
 
-@pytest.mark.parametrize("way", [by_distill_run, by_a_range_in_one_run, by_partition_after_partition, by_dg_launch])
 def test_all_ways_make_the_same_versions(
-    declare: Declare,
-    claude: AnthropicServer,
-    tmp_path: Path,
-    way: Callable[[Distillation, dg.DagsterInstance], None],
+    declare: Declare, claude: AnthropicServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    distillation = declare(spec(), rows__jsonl=rows(ants=3, birds=4, fish=2))
-    with open_instance(distillation.project) as instance:
-        instance.add_dynamic_partitions("demo_partitions", ["ants", "birds", "fish"])
-        way(distillation, instance)
+    root = declare(spec(), rows__jsonl=rows(ants=3, birds=4, fish=2)).project.root
+    monkeypatch.setenv("DISTILL_PROJECT", str(root))
+    made: dict[str, Versions] = {}
+    for way in (by_distill_run, by_a_range_in_one_run, by_partition_after_partition, by_dg_launch, by_graphql):
+        monkeypatch.setenv("DISTILL_HOME", str(tmp_path / way.__name__))
+        monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / way.__name__ / "dagster"))
+        distillation = find_project().distillation("demo")
+        if way is by_graphql:
+            launch_in_this_process(tmp_path / way.__name__ / "dagster")
+        with open_instance(distillation.project) as instance:
+            instance.add_dynamic_partitions("demo_partitions", ["ants", "birds", "fish"])
+            way(distillation, instance)
+            made[way.__name__] = on_disk(distillation)
+            assert in_dagster(instance) == made[way.__name__], way
 
-        made = on_disk(distillation)
-        assert {partition for _, partition in made} == {"birds", "fish"}
-        assert in_dagster(instance) == made
-        assert made == EXPECTED or not EXPECTED
-        EXPECTED.update(made)
-
-
-EXPECTED: Versions = {}
+    assert {partition for _, partition in made["by_distill_run"]} == {"birds", "fish"}
+    assert all(versions == made["by_distill_run"] for versions in made.values())
 
 
 def test_a_backfill_after_a_failed_partition_asks_for_what_is_missing_only(
