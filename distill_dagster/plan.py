@@ -105,6 +105,14 @@ class PartitionedPlan:
 
 
 @dataclass(frozen=True)
+class StoredPlan:
+    """What the prompts on disk need, whatever their source has: `outputs` and `logits` as in `PartitionedPlan`."""
+
+    outputs: Mapping[str, str]
+    logits: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Step:
     """One unpartitioned asset to make."""
 
@@ -147,6 +155,17 @@ def plan_partitioned(
     removed = sorted(set(known).difference(build.names)) if build.is_complete and only is None else ()
     failed = {name: message for name, message in build.failed.items() if name in wanted}
     return PartitionedPlan(prompts, outputs, logits, tuple(removed), failed, build.names, changes, build)
+
+
+def plan_stored(distillation: Distillation, identity: TeacherIdentity) -> StoredPlan:
+    """What answers and logits the prompts on disk need; the source is not read."""
+    found = distillation.files.partitions(Asset.PROMPTS)
+    outputs = {
+        name: "not answered yet by the declared teacher"
+        for name in found
+        if not outputs_current(distillation, name, identity)
+    }
+    return StoredPlan(outputs, _plan_logits(distillation, found, outputs))
 
 
 def _plan_logits(distillation: Distillation, partitions: Sequence[str], outputs: Mapping[str, str]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The component in Dagster's eyes: loading, the `dg` commands, and mistakes anchored to their lines."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -159,3 +160,15 @@ def test_dg_scaffolds_a_distillation_that_loads(tmp_path: Path) -> None:
 
     assert made.returncode == 0, made.stderr
     assert "helpdesk/student/small" in call(sys.executable, "-c", LOAD, cwd=root).stdout
+
+
+def test_the_schedule_and_the_failure_hook_of_the_docs_load_when_pasted(tmp_path: Path) -> None:
+    root = project(tmp_path, REPOSITORY / "assets" / "faq")
+    (block,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs" / "automation.md").read_text(), re.DOTALL)
+    (root / "assets" / "automation.py").write_text(block, encoding="utf-8")
+    listing = "print([d.name for d in [*(loaded.schedules or ()), *(loaded.sensors or ())]])"
+
+    done = call(sys.executable, "-c", LOAD + listing, cwd=root)
+
+    assert done.returncode == 0, done.stderr
+    assert "['faq_nightly_schedule', 'tell_of_failures', 'faq_source']" in done.stdout.splitlines()[2]

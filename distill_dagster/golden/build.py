@@ -70,10 +70,19 @@ def golden_current(distillation: Distillation) -> bool:
     Raises:
         SourceError, TemplateError: as for `build_golden_set`.
     """
-    if distillation.spec.golden_set is None:
+    declared = declared_golden_version(distillation)
+    if declared is None:
         return True
-    declared = _version(_rows(distillation))
     return golden_version(distillation) == declared and _file(distillation, declared).exists()
+
+
+def declared_golden_version(distillation: Distillation) -> str | None:
+    """The version that the source has now; None where no golden set is declared.
+
+    Raises:
+        SourceError, TemplateError: as for `build_golden_set`.
+    """
+    return None if distillation.spec.golden_set is None else _version(_rows(distillation))
 
 
 def golden_version(distillation: Distillation) -> str | None:

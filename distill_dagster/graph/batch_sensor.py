@@ -8,14 +8,13 @@ import time
 from collections.abc import Sequence
 
 import dagster as dg
-from dagster import DagsterRunStatus, RunsFilter
+from dagster import RunsFilter
 
 from distill_dagster.errors import DistillError
-from distill_dagster.graph.instance_home import fail_dead_runs
+from distill_dagster.graph.in_progress import run_in_progress
 from distill_dagster.graph.keys import DISTILLATION_TAG, asset_key
 from distill_dagster.graph.partitioned import op_name, partitioned_config
 from distill_dagster.graph.partitions import partitions_of, range_tags
-from distill_dagster.graph.pools import step_has_died
 from distill_dagster.lineage.hashing import digest
 from distill_dagster.project import Distillation
 from distill_dagster.teachers.anthropic.teacher import AnthropicTeacher
@@ -28,13 +27,6 @@ INTERVAL_S = 60
 BATCHES_TAG = ".dagster/distill_batches"
 # After a visit that did not close the batches: the pause before the next, doubled each time.
 RETRY_S, LONGEST_RETRY_S = 15 * 60, 24 * 3600
-UNFINISHED = [
-    DagsterRunStatus.QUEUED,
-    DagsterRunStatus.NOT_STARTED,
-    DagsterRunStatus.STARTING,
-    DagsterRunStatus.STARTED,
-    DagsterRunStatus.CANCELING,
-]
 
 Decision = dg.RunRequest | dg.SkipReason
 
@@ -78,7 +70,8 @@ def decide(distillation: Distillation, instance: dg.DagsterInstance) -> Decision
         return dg.SkipReason(
             f"{_told(count)} under way, sent when the teacher was declared otherwise; that declaration collects them"
         )
-    running = _run_in_progress(distillation, instance)
+    made = [asset_key(distillation.name, asset) for asset in ("prompts", ASSET)]
+    running = run_in_progress(instance, made, op_name(distillation.name))
     if running:
         return dg.SkipReason(f"{_told(len(mine))} under way; run {running[:8]} of this distillation is, too")
     return _request(distillation, instance, teacher, mine)
@@ -112,16 +105,6 @@ def _request(
         asset_selection=[asset_key(distillation.name, ASSET)],
         asset_check_keys=[],  # the step evaluates them itself
     )
-
-
-def _run_in_progress(distillation: Distillation, instance: dg.DagsterInstance) -> str | None:
-    """A run that makes, or is going to make, the distillation's prompts or answers."""
-    fail_dead_runs(instance)
-    keys = {asset_key(distillation.name, asset) for asset in ("prompts", ASSET)}
-    for run in instance.get_runs(RunsFilter(statuses=UNFINISHED)):
-        if keys.intersection(run.asset_selection or ()) and not step_has_died(run, op_name(distillation.name)):
-            return run.run_id
-    return None
 
 
 def _visits(instance: dg.DagsterInstance, name: str) -> tuple[int, float]:

@@ -10,6 +10,8 @@ from distill_dagster.graph.golden_set import golden_set_asset
 from distill_dagster.graph.partitioned import partitioned_assets
 from distill_dagster.graph.pools import GPU, teacher_pool
 from distill_dagster.graph.release import gate_checks, release_asset
+from distill_dagster.graph.retrain_sensor import retrain_sensors
+from distill_dagster.graph.source_sensor import source_sensors
 from distill_dagster.graph.student import student_asset
 from distill_dagster.project import Distillation
 from distill_dagster.releases.candidate import gated_students
@@ -20,7 +22,7 @@ def build_definitions(distillation: Distillation) -> dg.Definitions:
     return dg.Definitions(
         assets=build_assets(distillation),
         asset_checks=[*output_checks(distillation), *gate_checks(distillation)],
-        sensors=batch_sensors(distillation),
+        sensors=[*batch_sensors(distillation), *source_sensors(distillation), *retrain_sensors(distillation)],
     )
 
 

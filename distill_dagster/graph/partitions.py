@@ -12,7 +12,7 @@ RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_p
 
 
 def partitions_of(distillation: Distillation) -> dg.PartitionsDefinition[str]:
-    """Columns give dynamic partitions, shards static ones, dates daily ones; undeclared is one static partition."""
+    """Columns give dynamic partitions, shards static ones, dates those of their period; undeclared is a static one."""
     partition = distillation.spec.prompts.partition
     if partition is None:
         return dg.StaticPartitionsDefinition([MISSING_PARTITION])
@@ -20,7 +20,12 @@ def partitions_of(distillation: Distillation) -> dg.PartitionsDefinition[str]:
         return dg.DynamicPartitionsDefinition(name=dynamic_name(distillation.name))
     if partition.shards is not None:
         return dg.StaticPartitionsDefinition(shard_names(partition.shards))
-    return dg.DailyPartitionsDefinition(start_date=str(partition.start), timezone="UTC", end_offset=1)
+    start = str(partition.start)
+    if partition.weekly is not None:
+        return dg.WeeklyPartitionsDefinition(start_date=start, timezone="UTC", end_offset=1, day_offset=1)
+    if partition.monthly is not None:
+        return dg.MonthlyPartitionsDefinition(start_date=start, timezone="UTC", end_offset=1)
+    return dg.DailyPartitionsDefinition(start_date=start, timezone="UTC", end_offset=1)
 
 
 def dynamic_name(distillation: str) -> str:

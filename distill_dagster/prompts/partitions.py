@@ -1,4 +1,4 @@
-"""Names the partition of each prompt: a column's value, a hash shard, a UTC day, or the one partition `all`."""
+"""Names the partition of each prompt: a column's value, a hash shard, a day, week or month in UTC, or `all`."""
 
 import datetime as dt
 import unicodedata
@@ -27,14 +27,7 @@ def partition_of(spec: PartitionSpec | None, row: dict[str, Any], prompt_id: str
         return _checked(scalar_text(row, spec.by, "partition.by"), spec.by)
     if spec.shards is not None:
         return shard_of(prompt_id, spec.shards)
-    assert spec.daily is not None
-    assert spec.start is not None
-    day = _utc_day(scalar_text(row, spec.daily, "partition.daily"), spec.daily)
-    if day < spec.start:
-        raise RowError(
-            f"prompts.partition.daily: {day} is before the first day {spec.start}; move `start` or leave it out"
-        )
-    return day.isoformat()
+    return _period_of(spec, row)
 
 
 def shard_of(prompt_id: str, shards: int) -> str:
@@ -49,7 +42,7 @@ def shard_names(shards: int) -> list[str]:
 
 def partition_columns(spec: PartitionSpec | None) -> tuple[str, ...]:
     """The columns that partitioning reads."""
-    return tuple(column for column in (spec.by, spec.daily) if column is not None) if spec is not None else ()
+    return tuple(column for column in (spec.by, spec.date_column) if column is not None) if spec is not None else ()
 
 
 def _shard_name(number: int, shards: int) -> str:
@@ -64,12 +57,23 @@ def _checked(name: str, column: str) -> str:
     return name
 
 
+def _period_of(spec: PartitionSpec, row: dict[str, Any]) -> str:
+    """The first day of the day, week or month that a row's date is in."""
+    column = spec.date_column
+    assert column is not None
+    assert spec.start is not None
+    day = _utc_day(scalar_text(row, column, "partition"), column)
+    if day < spec.start:
+        raise RowError(f"prompts.partition: {day} is before the first day {spec.start}; move `start` or leave it out")
+    return spec.first_day(day).isoformat()
+
+
 def _utc_day(text: str, column: str) -> dt.date:
     try:
         moment = dt.datetime.fromisoformat(text.strip())
     except ValueError:
         raise RowError(
-            f"prompts.partition.daily: column {column!r} is {text[:40]!r}, not a date; "
+            f"prompts.partition: column {column!r} is {text[:40]!r}, not a date; "
             "write 2026-01-31 or 2026-01-31T08:00:00Z"
         ) from None
     return (moment if moment.tzinfo is None else moment.astimezone(dt.UTC)).date()

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +60,33 @@ def _file_rows(kind: str, label: str, path: Path, max_row_bytes: int) -> Iterato
 
 
 def _sql_rows(query: str, folder: Path, max_row_bytes: int) -> Iterator[Row | BadRow | SourceBatch]:
+    with _queried(query, folder, "prompts.source.sql") as relation:
+        yield from arrow_rows("sql", relation.to_arrow_reader(BATCH_ROWS), max_row_bytes)
+
+
+def sql_row(query: str, folder: Path, key: str) -> list[str | None]:
+    """The one row of a DuckDB query, each value as text; relative paths in it start at `folder`.
+
+    Raises:
+        SourceError: the query fails, or has no row or several; named by the YAML `key` that it is written under.
+    """
+    with _queried(query, folder, key) as relation:
+        rows = relation.fetchmany(2)
+    if len(rows) != 1:
+        found = "no row" if not rows else "several rows"
+        raise SourceError(f"{key}: gave {found}; write a query of one, e.g. select max(updated_at), count(*)")
+    return [None if value is None else str(value) for value in rows[0]]
+
+
+@contextmanager
+def _queried(query: str, folder: Path, key: str) -> Iterator[duckdb.DuckDBPyRelation]:
     with duckdb.connect(":memory:") as connection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute(f"SET file_search_path = '{_quoted(folder)}'")
         try:
-            yield from arrow_rows("sql", connection.sql(query).to_arrow_reader(BATCH_ROWS), max_row_bytes)
+            yield connection.sql(query)
         except (duckdb.Error, pa.ArrowException) as error:
-            raise SourceError(f"prompts.source.sql: {error}") from None
+            raise SourceError(f"{key}: {error}") from None
 
 
 def _quoted(folder: Path) -> str:

@@ -4,6 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
+from distill_dagster.spec.automation import AutomationSpec
 from distill_dagster.spec.base import SpecModel
 from distill_dagster.spec.curation import CurationSpec, StudentPromptSpec
 from distill_dagster.spec.evaluation import EvaluationSpec, GateSpec
@@ -31,6 +32,7 @@ class DistillationSpec(SpecModel):
     logits: LogitsSpec = LogitsSpec()
     students: dict[Name, StudentSpec] = {}
     evaluation: EvaluationSpec = EvaluationSpec()
+    automation: AutomationSpec = AutomationSpec()
     ui_samples: bool = Field(
         False, description="Show sample prompts and answers in the Dagster UI; they are then stored in its event log."
     )
@@ -108,6 +110,21 @@ class DistillationSpec(SpecModel):
             raise ValueError(
                 f"teacher.budget_usd: only for a hosted teacher or evaluation.judge (provider is "
                 f"{self.teacher.provider}, whose answers cost no money); remove it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _automation_has_what_it_needs(self) -> Self:
+        automation, teacher = self.automation, self.teacher
+        if automation.watermark is not None and self.prompts.source.sql is None:
+            raise ValueError("automation.watermark: only for `prompts.source: {sql: …}`; remove it")
+        if automation.budget_usd_per_day is not None and teacher.is_local:
+            raise ValueError("automation.budget_usd_per_day: answers of a local teacher cost no money; remove it")
+        limits = (automation.budget_usd_per_day, teacher.budget_usd)
+        if automation.retrain == "on_change" and not teacher.is_local and limits == (None, None):
+            raise ValueError(
+                "automation.retrain: a hosted teacher costs money; write automation.budget_usd_per_day or "
+                "teacher.budget_usd beside it"
             )
         return self
 

@@ -1,6 +1,6 @@
 """The `prompts:` block: where rows come from and how each becomes a prompt."""
 
-from datetime import date
+from datetime import date, timedelta
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
@@ -46,22 +46,46 @@ class SourceSpec(SpecModel):
         return str(getattr(self, self.kind))
 
 
+PARTITION_WAYS = ("by", "shards", "daily", "weekly", "monthly")
+
+
 class PartitionSpec(SpecModel):
-    """How prompts are cut into partitions; at most one of `by`, `shards`, `daily`."""
+    """How prompts are cut into partitions: one of `by`, `shards`, `daily`, `weekly`, `monthly`."""
 
     by: str | None = Field(None, description="A column; each of its values is a partition.")
     shards: int | None = Field(None, ge=1, le=4096, description="Number of shards by hash of the prompt id.")
     daily: str | None = Field(None, description="A date or timestamp column; each UTC day is a partition.")
-    start: date | None = Field(None, description="First day of `daily` partitions.")
+    weekly: str | None = Field(None, description="A date column; each week is a partition, named by its Monday.")
+    monthly: str | None = Field(None, description="A date column; each month is a partition, named by its first day.")
+    start: date | None = Field(None, description="First day of daily, weekly or monthly partitions.")
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
-        given = [way for way in ("by", "shards", "daily") if getattr(self, way) is not None]
+        given = [way for way in PARTITION_WAYS if getattr(self, way) is not None]
         if len(given) != 1:
-            raise ValueError(f"write exactly one of by, shards, daily (seen: {' and '.join(given) or 'none'})")
-        if (self.daily is None) != (self.start is None):
-            raise ValueError("`daily: <column>` and `start: <YYYY-MM-DD>` go together")
+            ways = ", ".join(PARTITION_WAYS)
+            raise ValueError(f"write exactly one of {ways} (seen: {' and '.join(given) or 'none'})")
+        if (self.date_column is None) != (self.start is None):
+            raise ValueError(
+                "`start: <YYYY-MM-DD>` goes with `daily: <column>`, `weekly: <column>` or `monthly: <column>`"
+            )
+        if self.start is not None and self.first_day(self.start) != self.start:
+            period = "week" if self.weekly is not None else "month"
+            raise ValueError(
+                f"start: {self.start} is not the first day of a {period}; write {self.first_day(self.start)}"
+            )
         return self
+
+    @property
+    def date_column(self) -> str | None:
+        """The column whose date decides, where one does."""
+        return self.daily or self.weekly or self.monthly
+
+    def first_day(self, day: date) -> date:
+        """The first day of the partition that a day is in: itself, its Monday, or the first of its month."""
+        if self.weekly is not None:
+            return day - timedelta(days=day.weekday())
+        return day.replace(day=1) if self.monthly is not None else day
 
 
 class SplitSpec(SpecModel):

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from distill_dagster.prompts.partitions import partition_of, shard_names, shard_of
 from distill_dagster.prompts.rows import RowError
@@ -13,6 +14,8 @@ from distill_dagster.spec.prompts import PartitionSpec
 
 BY = PartitionSpec(by="topic")
 DAILY = PartitionSpec(daily="at", start=dt.date(2026, 1, 1))
+WEEKLY = PartitionSpec(weekly="at", start=dt.date(2026, 1, 5))
+MONTHLY = PartitionSpec(monthly="at", start=dt.date(2026, 1, 1))
 
 
 def test_without_a_declaration_there_is_one_partition() -> None:
@@ -53,6 +56,35 @@ def test_shard_names_are_padded() -> None:
 )
 def test_days_are_utc(value: str, day: str) -> None:
     assert partition_of(DAILY, {"at": value}, "id") == day
+
+
+@pytest.mark.parametrize(
+    ("spec", "value", "name"),
+    [
+        (WEEKLY, "2026-01-05", "2026-01-05"),
+        (WEEKLY, "2026-01-11T23:59:59Z", "2026-01-05"),
+        (WEEKLY, "2026-01-11T23:30:00-01:00", "2026-01-12"),
+        (MONTHLY, "2026-01-31", "2026-01-01"),
+        (MONTHLY, "2028-02-29T12:00:00Z", "2028-02-01"),
+    ],
+)
+def test_weeks_begin_on_monday_and_months_on_the_first(spec: PartitionSpec, value: str, name: str) -> None:
+    assert partition_of(spec, {"at": value}, "id") == name
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"weekly": "at", "start": "2026-01-01"}, "write 2025-12-29"),
+        ({"monthly": "at", "start": "2026-01-15"}, "write 2026-01-01"),
+        ({"monthly": "at"}, "`start: <YYYY-MM-DD>` goes with"),
+        ({"by": "topic", "start": "2026-01-01"}, "`start: <YYYY-MM-DD>` goes with"),
+        ({"weekly": "at", "daily": "at", "start": "2026-01-05"}, "seen: daily and weekly"),
+    ],
+)
+def test_a_declaration_that_cannot_be_right_says_what_to_write(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        PartitionSpec.model_validate(fields)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from sqlalchemy import make_url
 from distill_dagster.errors import DistillError, TeacherError
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.build import PromptBuild, build_prompts
+from distill_dagster.prompts.store import read_prompts
 from distill_dagster.spec.answers import BestOf
 from distill_dagster.teachers.anthropic.requests import CACHED_FROM_BYTES, KEY_VARIABLES
 from distill_dagster.teachers.anthropic.teacher import AnthropicTeacher
@@ -60,7 +61,21 @@ def estimate(distillation: Distillation, partitions: Sequence[str] | None = None
     """
     teacher = make_teacher(distillation, no_launch)
     counted_how = _checked(teacher, how)
-    prompts = _prompts(build_prompts(distillation), partitions)
+    return _estimate(distillation, teacher, _prompts(build_prompts(distillation), partitions), counted_how)
+
+
+def estimate_stored(distillation: Distillation, partitions: Sequence[str]) -> Estimate:
+    """Estimates offline what the missing answers of prompts on disk would cost; the source is not read.
+
+    Raises:
+        DistillError: the teacher or its price cannot be used as declared, or prompts are gone.
+    """
+    teacher = make_teacher(distillation, no_launch)
+    frames = {name: read_prompts(distillation, name).select("messages") for name in partitions}
+    return _estimate(distillation, teacher, _Prompts(frames, {}), "offline")
+
+
+def _estimate(distillation: Distillation, teacher: Teacher, prompts: "_Prompts", counted_how: How) -> Estimate:
     requests = _DeclaredRequests(prompts, distillation.spec.teacher.samples, teacher.identity)
     missing = Missing(teacher)
     with store_to_read(distillation.project.store_url) as store:

@@ -1,6 +1,6 @@
 """What a distillation has spent, as the response store's accounts say: in all, by run, and what travels in batches."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Engine, func, or_, select
@@ -81,6 +81,16 @@ def spending_of(distillation: Distillation) -> Spending:
         runs=_run_costs(engine, distillation.name),
         batches=_open_batches(engine, distillation.name),
     )
+
+
+def spent_by(distillation: Distillation, runs: Collection[str]) -> int:
+    """Micro-dollars of some runs' requests; what is not settled yet counts as reserved."""
+    cost = func.sum(func.coalesce(spending.c.actual_microusd, spending.c.reserved_microusd))
+    theirs = select(func.coalesce(cost, 0)).where(
+        spending.c.distillation == distillation.name, spending.c.run.in_(list(runs))
+    )
+    with reading(open_database(distillation.project.store_url)) as connection:
+        return int(connection.execute(theirs).scalar_one())
 
 
 class Meter:
