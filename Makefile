@@ -16,7 +16,8 @@ demo: setup
 
 test: setup
 	@$(BIN)/python assets/faq/get_model.py
-	@$(BIN)/pytest -q
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile -m "not demo"
+	@$(BIN)/pytest -q -m demo
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -80,7 +80,6 @@ def test_the_graph_of_a_distillation(tmp_path: Path) -> None:
         "faq/evaluation/logit",
         "faq/evaluation/sft",
         "faq/golden_set",
-        "faq/golden_set",
         "faq/prompts",
         "faq/release/logit",
         "faq/release/sft",

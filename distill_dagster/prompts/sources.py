@@ -71,7 +71,7 @@ def sql_row(query: str, folder: Path, key: str) -> list[str | None]:
         SourceError: the query fails, or has no row or several; named by the YAML `key` that it is written under.
     """
     with _queried(query, folder, key) as relation:
-        rows = relation.fetchmany(2)
+        rows = relation.limit(2).fetchall()
     if len(rows) != 1:
         found = "no row" if not rows else "several rows"
         raise SourceError(f"{key}: gave {found}; write a query of one, e.g. select max(updated_at), count(*)")
