@@ -103,8 +103,8 @@ def build_prompts(distillation: Distillation, reuse: bool = True) -> PromptBuild
     if not rows.is_empty():
         renderer.check_columns(source.columns)
     fresh, unrendered = _render(renderer, rows.filter(pl.col("row").is_not_null()))
-    fresh, forgotten = _without_forgotten(distillation, fresh)
-    identified = pl.concat([known, fresh.select(known.columns)])
+    identified, forgotten = _without_forgotten(distillation, known, fresh)
+    fresh = fresh.join(identified, on="row_hash", how="semi")
     placed, clashing = _without_clashes(rows.drop("row").join(identified, on="row_hash"))
     if clashing:
         fresh = fresh.join(placed, on="row_hash", how="semi")
@@ -122,14 +122,18 @@ def build_prompts(distillation: Distillation, reuse: bool = True) -> PromptBuild
     return build
 
 
-def _without_forgotten(distillation: Distillation, fresh: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
-    """The fresh prompts that may come in, and by partition how many may not.
+def _without_forgotten(
+    distillation: Distillation, known: pl.DataFrame, fresh: pl.DataFrame
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """KNOWN columns of the prompts that may come in, and by partition how many may not.
 
-    Stored ones need no look: forgetting a prompt removes every version that holds it.
+    A stored prompt is told by its id and row: one that was forgotten is still stored where that was cut short.
     """
-    gone = is_forgotten(distillation.project.home, distillation.name, fresh)
-    counts = fresh.filter(gone)["partition"].value_counts().sort("partition")
-    return fresh.filter(~gone), dict(counts.iter_rows())
+    columns = [*known.columns, "text"]
+    both = pl.concat([known.with_columns(text=pl.lit(None, dtype=pl.String)), fresh.select(columns)])
+    gone = is_forgotten(distillation.project.home, distillation.name, both)
+    counts = both.filter(gone)["partition"].value_counts().sort("partition")
+    return both.filter(~gone).select(known.columns), dict(counts.iter_rows())
 
 
 def _render(renderer: Renderer, rows: pl.DataFrame) -> tuple[pl.DataFrame, list[BadRow]]:
