@@ -4,18 +4,17 @@ It is triggered by versions on disk, so that neither a materialisation with equa
 costs anything. A distillation that was never made is left to a person.
 """
 
-import time
 from collections.abc import Sequence
 
 import dagster as dg
 from pydantic import BaseModel, ConfigDict
 
-from distill_dagster.errors import DistillError
 from distill_dagster.golden.build import declared_golden_version
 from distill_dagster.graph.in_progress import run_in_progress
 from distill_dagster.graph.keys import DISTILLATION_TAG, asset_key
 from distill_dagster.graph.partitioned import op_name, partitioned_config
 from distill_dagster.graph.partitions import range_tags
+from distill_dagster.graph.sensor_tick import Decision, tick
 from distill_dagster.graph.spending_guard import RETRAIN_TAG, why_too_dear
 from distill_dagster.lineage.hashing import digest
 from distill_dagster.plan import Asset, Step, partitioned_kinds, plan_rest, plan_stored
@@ -27,8 +26,6 @@ from distill_dagster.teachers.outputs import make_teacher
 from distill_dagster.teachers.store.database import open_database
 from distill_dagster.teachers.store.ledger import open_batch_count
 from distill_dagster.worker_process import no_launch
-
-Decision = dg.RunRequest | dg.SkipReason
 
 
 class RetrainCursor(BaseModel):
@@ -61,14 +58,7 @@ def retrain_sensors(distillation: Distillation) -> list[dg.SensorDefinition]:
         description="Asks the teacher and trains again once changed prompts or golden rows rest.",
     )
     def retrain(context: dg.SensorEvaluationContext) -> Decision:
-        before = RetrainCursor.model_validate_json(context.cursor) if context.cursor else RetrainCursor()
-        try:
-            decision, after = decide(distillation, context.instance, before, time.time())
-        except DistillError as error:
-            return dg.SkipReason(str(error))
-        if after != before:
-            context.update_cursor(after.model_dump_json())
-        return decision
+        return tick(context, RetrainCursor(), lambda cursor, now: decide(distillation, context.instance, cursor, now))
 
     return [retrain]
 

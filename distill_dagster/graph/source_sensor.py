@@ -3,23 +3,21 @@
 It registers partitions as `distill run` does, and reports no materialisation itself: `prompts` are made by the run.
 """
 
-import time
 from collections.abc import Mapping
 
 import dagster as dg
 from pydantic import BaseModel, ConfigDict
 
-from distill_dagster.errors import DistillError
 from distill_dagster.graph.keys import DISTILLATION_TAG, asset_key
 from distill_dagster.graph.partitioned import partitioned_config
 from distill_dagster.graph.partitions import range_tags
+from distill_dagster.graph.sensor_tick import Decision, tick
 from distill_dagster.graph.source_look import Look, is_quick, last_look, look, look_config, look_job, look_name
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.fingerprint import Fingerprint, take_fingerprint, why_unwatchable
 from distill_dagster.prompts.store import ASSET, prompts_version
 
 ATTEMPTS = 3
-Decision = dg.RunRequest | dg.SkipReason
 
 
 class SourceCursor(BaseModel):
@@ -55,14 +53,7 @@ def source_sensors(distillation: Distillation) -> list[dg.SensorDefinition]:
         description="Makes the prompts of partitions whose source has changed.",
     )
     def source(context: dg.SensorEvaluationContext) -> Decision:
-        before = SourceCursor.model_validate_json(context.cursor) if context.cursor else SourceCursor()
-        try:
-            decision, after = decide(distillation, context.instance, before, time.time())
-        except DistillError as error:
-            return dg.SkipReason(str(error))
-        if after != before:
-            context.update_cursor(after.model_dump_json())
-        return decision
+        return tick(context, SourceCursor(), lambda cursor, now: decide(distillation, context.instance, cursor, now))
 
     return [source]
 

@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 from pydantic import ValidationError
 
-from distill_dagster.graph import retrain_sensor
+from distill_dagster.graph import sensor_tick
 from distill_dagster.graph.definitions import build_definitions
 from distill_dagster.graph.keys import asset_key
 from distill_dagster.graph.run import Runner
@@ -38,7 +38,7 @@ class Night:
         self.instance = instance
         self.minute = 0
         self._cursor: str | None = None
-        monkeypatch.setattr(retrain_sensor, "time", SimpleNamespace(time=lambda: 1_800_000_000 + 60 * self.minute))
+        monkeypatch.setattr(sensor_tick, "time", SimpleNamespace(time=lambda: 1_800_000_000 + 60 * self.minute))
 
     def declared(self, budget: str = "5", more: str = "", **files: str) -> Distillation:
         self.distillation = self._declare(spec(f"{AUTOMATION % budget}\n{more}"), **files)
