@@ -94,12 +94,12 @@ class TargetsFile:
         start = int(place["tail"])
         return self.arrays["tail_ids"][start : start + int(counts.sum())].astype(np.int64), counts
 
-    def draws(self, position: int, draw_set: int) -> tuple[LongIds, Floats]:
+    def draws(self, position: int, draw_set: int) -> tuple[LongIds, Floats, LongIds]:
         """One set of draws.
 
         Returns:
-            ids [tokens, m] and weights [tokens, m], count / draws, padded with id 0 of weight 0; m is the largest
-            number of different ids at a token of this sequence in this set.
+            ids [Σ counts], token after token, weights [Σ counts], how often each was drawn / draws, and counts
+            [tokens], how many different ids a token has.
 
         Raises:
             LogitsError: there are not so many sets.
@@ -115,12 +115,8 @@ class TargetsFile:
         distinct = self.arrays["distinct"][start : start + sets * tokens].reshape(sets, tokens).astype(np.int64)
         begin = int(place["id"] + distinct[:draw_set].sum())
         pairs = slice(begin, begin + int(distinct[draw_set].sum()))
-        filled = np.arange(distinct[draw_set].max(initial=0)) < distinct[draw_set][:, None]
-        ids = np.zeros(filled.shape, dtype=np.int64)
-        weights = np.zeros(filled.shape, dtype=np.float32)
-        ids[filled] = self.arrays["ids"][pairs]
-        weights[filled] = self.arrays["counts"][pairs] / np.float32(self.identity.draws or 1)
-        return ids, weights
+        weights = self.arrays["counts"][pairs] / np.float32(self.identity.draws or 1)
+        return self.arrays["ids"][pairs].astype(np.int64), weights, distinct[draw_set]
 
     def hidden(self, position: int) -> bytes | None:
         """The teacher's last hidden states, as they were captured, or None."""

@@ -79,9 +79,9 @@ def token_losses(
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor, pull: float | None) -> Tensor:
-    one = torch.ones_like(labels, dtype=logits.dtype)
-    whole = slice(None)
-    return Draws(labels, one).block(logits, whole, labels, None if pull is None else Pull(pull, 0.0))[0]
+    ids, whole = labels.squeeze(1), slice(0, len(labels))
+    once = Draws.of(ids, torch.ones_like(ids, dtype=logits.dtype), torch.ones_like(ids))
+    return once.block(logits, whole, labels, None if pull is None else Pull(pull, 0.0))[0]
 
 
 @dataclass(frozen=True)

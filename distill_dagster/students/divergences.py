@@ -100,28 +100,46 @@ class Buckets:
 
 @dataclass(frozen=True)
 class Draws:
-    """Ids drawn from the teacher with weights that estimate p: -Σ w log q, without the constant Σ p log p."""
+    """Ids drawn from the teacher with weights that estimate p: -Σ w log q, without the constant Σ p log p.
 
-    ids: Tensor  # [tokens, m]
-    weights: Tensor  # [tokens, m]
+    Tokens have different numbers of ids, which lie one after another.
+    """
+
+    ids: Tensor  # [Σ counts], of any integer type
+    weights: Tensor  # [Σ counts]
+    counts: Tensor  # [tokens]
+    ends: tuple[int, ...]  # where the ids of each token end
+    start: int = 0  # where those of the first token start
+
+    @classmethod
+    def of(cls, ids: Tensor, weights: Tensor, counts: Tensor) -> "Draws":
+        """The draws of all tokens."""
+        return cls(ids, weights, counts, tuple(counts.cumsum(0).tolist()))
 
     def chunk(self, tokens: slice) -> "Draws":
         """See `Source`."""
-        return Draws(self.ids[tokens], self.weights[tokens])
+        start = self.ends[tokens.start - 1] if tokens.start else self.start
+        return Draws(self.ids, self.weights, self.counts[tokens], self.ends[tokens], start)
 
     def block(self, logits: Tensor, rows: slice, labels: Tensor, pull: Pull | None) -> tuple[Tensor, Tensor]:
         """See `Reference`."""
-        ids, weights = self.ids[rows], self.weights[rows]
-        drawn, label = logits.gather(1, ids), logits.gather(1, labels)
+        one = self.chunk(rows)
+        drawn = slice(one.start, one.ends[-1])
+        weights = self.weights[drawn]
+        token = torch.arange(len(logits), device=logits.device)
+        token = token.repeat_interleave(one.counts, output_size=len(weights))
+        at = (token, self.ids[drawn].long())
+        surprise, label = logits[at], logits.gather(1, labels)
         top = logits.amax(1, keepdim=True)
         mass = logits.sub_(top).exp_().sum(1, keepdim=True)
         log_z = mass.log()
-        loss = (weights * (log_z - (drawn - top))).sum(1)
+        surprise.sub_((top + log_z).squeeze(1)[token]).mul_(weights).neg_()
+        nothing = torch.zeros_like(logits[:, 0])
         if pull is not None:
-            total = weights.sum(1, keepdim=True)
+            total = nothing.index_add(0, token, weights).unsqueeze(1)
             logits.mul_((pull.divergence * total + pull.softmax) / mass)
-            logits.scatter_add_(1, ids, -pull.divergence * weights)
-        return loss, (log_z - (label - top)).squeeze(1)
+            logits.index_put_(at, -pull.divergence * weights, accumulate=True)
+        return nothing.index_add(0, token, surprise), (log_z - (label - top)).squeeze(1)
 
 
 @dataclass(frozen=True)

@@ -87,14 +87,15 @@ class DrawnTargets:
     """Ids with weights whose mean over draws is the teacher's distribution at the training temperature.
 
     Attributes:
-        ids: [tokens, m] int64; one may be there repeatedly.
-        weights: [tokens, m], which sum to 1: how often an id was drawn / number of draws; its probability where it is
-            kept for certain, and an equal share of the others' mass where it is drawn from these. Padding has weight 0
-            and id 0.
+        ids: [Σ counts] integers, token after token; one may be there repeatedly.
+        weights: [Σ counts], which sum to 1 over a token: how often an id was drawn / number of draws; its probability
+            where it is kept for certain, and an equal share of the others' mass where it is drawn from these.
+        counts: [tokens] int64, how many ids each token has.
     """
 
     ids: Tensor
     weights: Tensor
+    counts: Tensor
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,7 @@ def _source(targets: Targets, student: Projection, settings: LossSettings) -> So
     if isinstance(targets, TopKTargets):
         return _buckets(targets, student, settings)
     if isinstance(targets, DrawnTargets):
-        return Draws(targets.ids, targets.weights.to(student.precise))
+        return Draws.of(targets.ids, targets.weights.to(student.precise), targets.counts)
     vocabulary = len(student.weight)
     return _Teacher(Projection.of(targets.hidden, targets.head, vocabulary), settings, student.precise)
 
@@ -223,4 +224,6 @@ def _vocabulary(head: Head, targets: Targets) -> int:
 
 
 def _count(targets: Targets) -> int:
+    if isinstance(targets, DrawnTargets):
+        return len(targets.counts)
     return len(targets.hidden) if isinstance(targets, DenseTargets) else len(targets.ids)

@@ -93,7 +93,7 @@ class LogitObjective:
         self.measure: Measure = sparse if kept is None else "full_kl"
 
     def targets(self, positions: Sequence[int], epoch: int) -> dict[str, Tensor]:
-        """`ids` [targets, k] with `log_probs` and `log_tail`, or with `weights`."""
+        """`ids` [targets, k] with `log_probs` and `log_tail`; or `ids`, `weights` and `counts` of drawn targets."""
         if self._train.identity.method == "topk":
             return _topk_and_tail(self._train, positions) if self._draws_tail() else _topk(self._train, positions)
         return _draws(self._train, positions, epoch % (self._train.identity.draw_sets or 1))
@@ -108,7 +108,7 @@ class LogitObjective:
         head = Head.of(model, self._vocabulary)
         targets: TopKTargets | DrawnTargets
         if "weights" in inputs:
-            targets = DrawnTargets(inputs["ids"], inputs["weights"])
+            targets = DrawnTargets(inputs["ids"], inputs["weights"], inputs["counts"])
         else:
             targets = TopKTargets(inputs["ids"], inputs["log_probs"], inputs["log_tail"])
         return divergence_loss(hidden, head, targets, inputs["labels"], self._settings, scale=scale)
@@ -123,7 +123,7 @@ class LogitObjective:
             return full_kl(hidden, head, self._full(positions, hidden.device))[0].sum()
         if self._validation.identity.method == "sample":
             drawn = {name: tensor.to(hidden.device) for name, tensor in _draws(self._validation, positions, 0).items()}
-            return divergence_loss(hidden, head, DrawnTargets(drawn["ids"], drawn["weights"]), labels, self._settings)
+            return divergence_loss(hidden, head, DrawnTargets(**drawn), labels, self._settings)
         sparse = {name: tensor.to(hidden.device) for name, tensor in _topk(self._validation, positions).items()}
         return sparse_kl(hidden, head, TopKTargets(sparse["ids"], sparse["log_probs"], sparse["log_tail"])).sum()
 
@@ -152,19 +152,25 @@ def _topk_and_tail(file: TargetsFile, positions: Sequence[int]) -> dict[str, Ten
     kept = _topk(file, positions)
     ids, counts = (np.concatenate(part) for part in zip(*(file.tail(position) for position in positions), strict=True))
     whole = TopKTargets(**kept).normalised()
-    filled = torch.from_numpy(np.arange(counts.max(initial=0)) < counts[:, None])
-    drawn = torch.zeros(filled.shape, dtype=torch.long)
-    drawn[filled] = torch.from_numpy(ids)
-    share = whole.log_tail.exp() / torch.from_numpy(counts)
-    return {
-        "ids": torch.cat([kept["ids"], drawn], dim=1),
-        "weights": torch.cat([whole.log_probs.exp(), share.float().unsqueeze(1) * filled], dim=1),
-    }
+    drawn = torch.from_numpy(counts)
+    k = whole.ids.shape[1]
+    both = drawn + k
+    likely = (both.cumsum(0) - both).unsqueeze(1) + torch.arange(k)
+    from_tail = torch.ones(int(both.sum()), dtype=torch.bool)
+    from_tail[likely] = False
+    merged = {"ids": torch.empty(len(from_tail), dtype=torch.int32), "weights": torch.empty(len(from_tail))}
+    share = (whole.log_tail.exp() / drawn).repeat_interleave(drawn)
+    for name, head, tail in (("ids", whole.ids, torch.from_numpy(ids)), ("weights", whole.log_probs.exp(), share)):
+        merged[name][likely] = head.to(merged[name].dtype)
+        merged[name][from_tail] = tail.to(merged[name].dtype)
+    return {**merged, "counts": both}
 
 
 def _draws(file: TargetsFile, positions: Sequence[int], draw_set: int) -> dict[str, Tensor]:
     parts = [file.draws(position, draw_set) for position in positions]
-    width = max(ids.shape[1] for ids, _ in parts)
-    ids = np.concatenate([np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part, _ in parts])
-    weights = np.concatenate([np.pad(part, ((0, 0), (0, width - part.shape[1]))) for _, part in parts])
-    return {"ids": torch.from_numpy(ids.astype(np.int64)), "weights": torch.from_numpy(weights.astype(np.float32))}
+    ids, weights, counts = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return {
+        "ids": torch.from_numpy(ids.astype(np.int32)),
+        "weights": torch.from_numpy(weights),
+        "counts": torch.from_numpy(counts),
+    }

@@ -116,12 +116,12 @@ def top_k(log_p: Tensor, k: int) -> TopKTargets:
 
 
 def draws(log_p: Tensor, m: int, seed: int) -> DrawnTargets:
-    """`m` ids drawn from each distribution, every draw a column of its own, and two columns of padding."""
+    """`m` ids drawn from each distribution and one more from every other; every draw an id of its own."""
     generator = torch.Generator().manual_seed(seed)
-    ids = torch.multinomial(log_p.exp(), m, replacement=True, generator=generator)
-    padding = torch.zeros(len(ids), 2, dtype=torch.long)
-    weights = torch.cat([torch.full(ids.shape, 1 / m), padding.float()], dim=1)
-    return DrawnTargets(torch.cat([ids, padding], dim=1), weights)
+    ids = torch.multinomial(log_p.exp(), m + 1, replacement=True, generator=generator)
+    counts = m + torch.arange(len(ids)) % 2
+    kept = torch.arange(m + 1) < counts[:, None]
+    return DrawnTargets(ids[kept].int(), (1 / counts).repeat_interleave(counts), counts)
 
 
 def logits_of(hidden: Tensor, head: Head, vocabulary: int) -> Tensor:
@@ -150,7 +150,9 @@ def plain_loss(hidden: Tensor, head: Head, targets, labels: Tensor, settings: Lo
     logits = logits_of(hidden, head, vocabulary)
     log_q = (logits / settings.temperature).log_softmax(1)
     if isinstance(targets, DrawnTargets):
-        divergence = -(targets.weights.double() * log_q.gather(1, targets.ids)).sum(1)
+        token = torch.repeat_interleave(targets.counts)
+        p = torch.zeros_like(log_q).index_put((token, targets.ids.long()), targets.weights.double(), accumulate=True)
+        divergence = -(p * log_q).sum(1)
     elif isinstance(targets, DenseTargets):
         taught = logits_of(targets.hidden.double(), in_double(targets.head), vocabulary)
         divergence = divergence_of((taught / settings.temperature).log_softmax(1).detach(), log_q, settings)
