@@ -34,6 +34,7 @@ from distill_dagster.jobs import (
 from distill_dagster.lifeline import Termination, exit_with_parent
 from distill_dagster.progress_file import ProgressWriter
 from distill_dagster.storage import write_json
+from distill_dagster.unused_imports import leave_out_unused
 
 MENDABLE = 2
 PIPES_VARIABLE = "DAGSTER_PIPES_CONTEXT"
@@ -65,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("job", type=Path, help="the job's JSON file")
     path: Path = parser.parse_args(arguments).job
     job = read_job(path)
+    leave_out_unused(job)
     os.environ.update(QUIET)
     if isinstance(job, HarnessJob):
         os.environ.update(OFFLINE)

@@ -115,7 +115,7 @@ class TargetsFile:
         distinct = self.arrays["distinct"][start : start + sets * tokens].reshape(sets, tokens).astype(np.int64)
         begin = int(place["id"] + distinct[:draw_set].sum())
         pairs = slice(begin, begin + int(distinct[draw_set].sum()))
-        weights = self.arrays["counts"][pairs] / np.float32(self.identity.draws or 1)
+        weights: Floats = self.arrays["counts"][pairs].astype(np.float32) / np.float32(self.identity.draws or 1)
         return self.arrays["ids"][pairs].astype(np.int64), weights, distinct[draw_set]
 
     def hidden(self, position: int) -> bytes | None:

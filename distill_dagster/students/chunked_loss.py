@@ -100,6 +100,7 @@ class _Gradients:
     hidden: Tensor | None
     weight: Tensor | None
     bias: Tensor | None
+    adds: bool  # whether the weight's room holds a gradient already
 
     @property
     def needed(self) -> bool:
@@ -107,7 +108,7 @@ class _Gradients:
 
     def add(self, product: Tensor, tokens: slice, student: Projection) -> None:
         """Takes in a chunk whose product has been overwritten by its gradient."""
-        vocabulary, first = len(student.weight), tokens.start == 0
+        vocabulary, first = len(student.weight), tokens.start == 0 and not self.adds
         if self.hidden is not None:
             _add_product(self.hidden[tokens], product, student.weight, first=True)
         if self.weight is not None:
@@ -117,17 +118,23 @@ class _Gradients:
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """Forms the gradients in `forward`; `backward` multiplies them by what comes from above."""
+    """Forms the gradients in `forward`; `backward` multiplies them by what comes from above.
+
+    A fused weight's is added to `weight.grad` at once, and nothing may come from above then.
+    """
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, job: _Job) -> Tensor:
         student, vocabulary = job.student, len(job.student.weight)
         wanted = [job.gradients and needs for needs in ctx.needs_input_grad]
         written = vocabulary if len(hidden) else 0
+        fused = wanted[1] and student.head.fused and weight.dtype is student.precise
+        before = weight.grad if fused else None
         sums = _Gradients(
             hidden=torch.empty_like(hidden) if wanted[0] else None,
-            weight=_unwritten(weight, written, student.precise) if wanted[1] else None,
+            weight=_unwritten(weight, written, student.precise) if wanted[1] and before is None else before,
             bias=torch.zeros_like(bias, dtype=student.precise) if wanted[2] and bias is not None else None,
+            adds=before is not None,
         )
         total = torch.zeros((), dtype=student.precise, device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
@@ -136,9 +143,12 @@ class _ChunkedLoss(torch.autograd.Function):
                 labels = job.labels[tokens]
                 total += token_losses(student, product, reference, labels, job.weights, gradient=sums.needed).sum()
                 sums.add(product, tokens, student)
+        ctx.fused = fused
+        if fused:
+            weight.grad = sums.weight
         ctx.save_for_backward(
             sums.hidden,
-            None if sums.weight is None else sums.weight.to(weight.dtype),
+            None if sums.weight is None or fused else sums.weight.to(weight.dtype),
             None if sums.bias is None or bias is None else sums.bias.to(bias.dtype),
         )
         return total
@@ -149,6 +159,8 @@ class _ChunkedLoss(torch.autograd.Function):
         gradients = ctx.saved_tensors
         if upstream.device.type == "cpu" and upstream.item() == 1.0:  # a copy of the head's costs as much as a product
             return (*gradients, None)
+        if ctx.fused:
+            raise RuntimeError("a fused gradient is complete before `backward`: scale the loss by `scale`, not after")
         return (*(None if gradient is None else gradient * upstream for gradient in gradients), None)
 
 

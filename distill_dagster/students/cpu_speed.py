@@ -8,6 +8,8 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 
+from distill_dagster.students.fused_gradients import fuse_gradients, part_gradients
+
 ATTENTION = "distill_float32_sdpa"
 
 
@@ -16,6 +18,8 @@ def quicken(model: PreTrainedModel, *, bf16: bool, alone: bool) -> None:
 
     - Where input and output embeddings are one parameter, the gradient of the look-up stays sparse until it meets the
       head's: no second gradient as large as the vocabulary is filled and added.
+    - Gradients of weights are added where they are formed (`fused_gradients`): the head's always, the other layers' in
+      float32.
     - Under bfloat16 autocast attention runs in float32: torch's CPU kernel takes about twice as long in bfloat16
       at the lengths of short answers (torch 2.14).
 
@@ -26,6 +30,8 @@ def quicken(model: PreTrainedModel, *, bf16: bool, alone: bool) -> None:
     embedding, head = model.get_input_embeddings(), cast(Any, model).get_output_embeddings()
     if alone and isinstance(embedding, nn.Embedding) and head is not None and embedding.weight is head.weight:
         embedding.sparse = embedding.weight.requires_grad and head.weight.requires_grad
+    if alone:
+        fuse_gradients(model, head, products=not bf16)
     if bf16 and model.config.get_text_config()._attn_implementation == "sdpa":
         AttentionInterface.register(ATTENTION, float32_attention)
         AttentionMaskInterface.register(ATTENTION, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
@@ -48,5 +54,6 @@ def plain_again(model: PreTrainedModel) -> None:
     embedding = model.get_input_embeddings()
     if isinstance(embedding, nn.Embedding):
         embedding.sparse = False
+    part_gradients(model)
     if model.config.get_text_config()._attn_implementation == ATTENTION:
         model.set_attn_implementation("sdpa")

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from distill_dagster.errors import StudentError
 from distill_dagster.logits.projection import chunks
+from distill_dagster.students.fused_gradients import is_fused
 
 CHUNK_TOKENS = 256
 # 2 MiB in float32 stay in a CPU's cache; elsewhere the number of launches counts
@@ -26,6 +27,7 @@ class Head:
         scale: factor of the logits.
         softcap: c where the logits are c · tanh(logits / c), or None.
         vocabulary: rows below it are tokens, the others padding, which no softmax sees.
+        fused: whether a loss adds the weight's gradient to `weight.grad` as it forms it, instead of returning it.
     """
 
     weight: Tensor
@@ -33,6 +35,7 @@ class Head:
     scale: float
     softcap: float | None
     vocabulary: int
+    fused: bool = False
 
     @classmethod
     def of(cls, model: PreTrainedModel, vocabulary: int) -> Self:
@@ -56,6 +59,7 @@ class Head:
             scale=(1.0 if scale is None else float(scale)) / (1.0 if divisor is None else float(divisor)),
             softcap=getattr(config, "final_logit_softcapping", None),
             vocabulary=min(vocabulary, len(layer.weight)),
+            fused=is_fused(layer.weight),
         )
 
 
