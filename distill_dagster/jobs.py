@@ -200,12 +200,12 @@ class Prediction(JobModel):
 
 
 class PredictJob(JobModel):
-    """Greedy answers, and teacher-forced agreement with the local teacher, on held-out rows.
+    """Greedy answers, and teacher-forced agreement with the teacher's, on held-out rows.
 
     `rows`: DATASET columns of the test rows, and `teacher_messages`, the conversation as the teacher read it.
     `train_rows`: the training Parquet, for the most-frequent-token and bigram baselines.
     Publishes a folder `<key>` for each prediction as soon as it is done: `generated.parquet` (GENERATED columns),
-    `fidelity.parquet` (FIDELITY columns; only where its tokens are a local teacher's) and result.json (ModelResult).
+    `fidelity.parquet` (FIDELITY columns) and result.json (ModelResult).
     The folder of a teacher, which is timed only, has `baselines.parquet` (BASELINE columns) instead of both.
     result.json of the job itself is a PredictResult.
     """
@@ -217,6 +217,7 @@ class PredictJob(JobModel):
     train_rows: Path
     max_tokens: int
     batch_size: int
+    read_answers: bool = Field(True, description="Whether models also read the teacher's answers: `fidelity.parquet`.")
     out: Path
 
 

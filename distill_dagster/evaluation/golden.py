@@ -10,7 +10,7 @@ from distill_dagster.evaluation.declared_metrics import metric_sources
 from distill_dagster.evaluation.inputs import GoldenInputs
 from distill_dagster.evaluation.model import System
 from distill_dagster.evaluation.prediction_files import (
-    READ_COLUMNS,
+    ANSWERED_COLUMNS,
     Wanted,
     missing,
     publish_finished,
@@ -143,7 +143,7 @@ def _as_test_rows(golden: pl.DataFrame) -> pl.DataFrame:
 
 
 def _wanted(distillation: Distillation, subjects: Subjects, rows: pl.DataFrame) -> list[Wanted]:
-    inputs = {"rows": frame_version(rows, READ_COLUMNS)}
+    inputs = {"rows": frame_version(rows, ANSWERED_COLUMNS)}
     settings = {"max_tokens": longest_answer(distillation)}
     student = subjects.student
     models = [
@@ -166,6 +166,7 @@ def _predict(distillation: Distillation, absent: list[Wanted], rows: pl.DataFram
         train_rows=path,
         max_tokens=longest_answer(distillation),
         batch_size=distillation.spec.evaluation.batch_size,
+        read_answers=False,
         out=work,
     )
     run_job(job, launch, on_poll=lambda: publish_finished(distillation, absent, work))

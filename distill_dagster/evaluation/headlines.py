@@ -11,7 +11,7 @@ from distill_dagster.evaluation.formatting import (
     rows_in_groups,
     system_label,
 )
-from distill_dagster.evaluation.model import Counts, Identity, Measure, System, companion_name
+from distill_dagster.evaluation.model import PERPLEXITY, Counts, Identity, Measure, System, companion_name
 from distill_dagster.evaluation.statistics import Estimate
 
 _NAMES = {
@@ -42,6 +42,8 @@ def headlines(
     sentences = []
     if "forward_kl" in by_name:
         sentences += [compare(by_name["forward_kl"], other, "to the teacher") for other in (System.BASE, *companions)]
+    if PERPLEXITY in by_name:
+        sentences.append(compare(by_name[PERPLEXITY], System.BASE, "of the teacher’s answers"))
     closeness = closest_measure(fidelity, primary)
     if closeness is not None:
         against = "against the teacher’s answers"

@@ -91,7 +91,7 @@ class EvaluationInputs:
         dropped: rows that curation kept out, of all splits (DROPPED columns).
         generated: answers of students and base on the test split (GENERATED columns and `model`), and the teacher's
             second ones where it was asked again.
-        fidelity: teacher-forced agreement on the test split (FIDELITY columns and `model`); None with a hosted teacher.
+        fidelity: teacher-forced agreement on the test split (FIDELITY columns and `model`); None if none.
         results: what the worker said of each model, by system.
         teacher_layers: layers of the model a pruned base was cut from, where known.
         folder, project_root: where files that metrics name are looked up; None where no metric names one.

@@ -15,7 +15,7 @@ from distill_dagster.evaluation.statistics import Estimate
 from distill_dagster.judging.verdicts import JudgeTable
 
 REPORT_FORMAT = 1
-Unit = Literal["score", "share", "nats_per_token", "ratio", "tokens"]
+Unit = Literal["score", "share", "nats_per_token", "perplexity", "ratio", "tokens"]
 
 
 class System(StrEnum):
@@ -30,6 +30,7 @@ class System(StrEnum):
 
 
 COUNT_BASELINES = (System.BIGRAM, System.MOST_FREQUENT)
+PERPLEXITY = "perplexity"
 _COMPANION = "student/"
 
 
@@ -314,6 +315,17 @@ class EvaluationReport(ReportModel):
     def measured_quality(self) -> list[Measure]:
         """The measures of quality that any row has; without human references only those that need none."""
         return [measure for measure in self.quality if any(estimate.n for estimate in measure.systems.values())]
+
+    @property
+    def with_other_tokens(self) -> list[str]:
+        """Systems whose perplexity is not comparable with the student's, for their tokenizer is another."""
+        measure = self.measure("fidelity", PERPLEXITY)
+        others = measure.systems if measure else {}
+        return [
+            other
+            for other, estimate in others.items()
+            if measure and estimate.n and other != System.STUDENT and measure.comparison(System.STUDENT, other) is None
+        ]
 
     def needs_reference(self, name: str) -> bool:
         """Whether a metric compares with a reference; it then compares with the teacher's answers too."""

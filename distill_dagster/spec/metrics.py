@@ -16,7 +16,7 @@ PARAMETERS = ("regex", "json_schema", "python")
 # Names of other measures and columns that stand beside a metric's in reports and tables.
 RESERVED_NAMES = frozenset(
     {
-        *("forward_kl", "top1", "no_stop", "repetition_rate", "length_ratio", "tokens"),
+        *("forward_kl", "top1", "perplexity", "no_stop", "repetition_rate", "length_ratio", "tokens"),
         *("design", "prompt_id", "sample", "model", "group_id", "partition", "split", "slice"),
         *("text", "reference", "prediction"),
         *("messages", "request_key", "status", "detail", "answer", "problem", "usable", "words", "cost"),
