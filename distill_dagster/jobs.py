@@ -288,6 +288,19 @@ class HarnessResult(JobModel):
     scores: list[HarnessScore]
 
 
+class EmbedJob(JobModel):
+    """How alike texts are: cosines of the mean-pooled last hidden states of a model.
+
+    `pairs`: Parquet with `left` and `right`, texts.
+    Writes `similarities.parquet`: the same rows with `similarity`, from 0 to 1.
+    """
+
+    kind: Literal["embed"] = "embed"
+    model: ModelRef
+    pairs: Path
+    out: Path
+
+
 class TryJob(JobModel):
     """One prompt, answered by several models (`distill try`); result.json maps each name to its answer."""
 
@@ -299,7 +312,9 @@ class TryJob(JobModel):
     out: Path
 
 
-Job = Annotated[GenerateJob | CaptureJob | TrainJob | PredictJob | HarnessJob | TryJob, Field(discriminator="kind")]
+Job = Annotated[
+    GenerateJob | CaptureJob | TrainJob | PredictJob | HarnessJob | EmbedJob | TryJob, Field(discriminator="kind")
+]
 
 
 class ProgressLine(JobModel):

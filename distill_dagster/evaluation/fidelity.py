@@ -222,11 +222,10 @@ def _sequences(chat: ChatModel, rows: pl.DataFrame, read: str) -> list[Measured]
 def _spelled(chat: ChatModel, rows: pl.DataFrame) -> list[Measured]:
     """All rows, their completions in the tokens that the model itself makes of the text, longest first."""
     end = end_of_turn_id(chat.tokenizer, EvaluationError)
+    said = rows.select("prompt_id", "sample", "messages", "completion")
     return _longest_first(
         Measured(prompt_id, sample, chat.encode(json.loads(messages)), completion_tokens(chat.tokenizer, text, end))
-        for prompt_id, sample, messages, text in rows.select(
-            "prompt_id", "sample", "messages", "completion"
-        ).iter_rows()
+        for prompt_id, sample, messages, text in said.iter_rows()
     )
 
 

@@ -42,8 +42,6 @@ def headlines(
     sentences = []
     if "forward_kl" in by_name:
         sentences += [compare(by_name["forward_kl"], other, "to the teacher") for other in (System.BASE, *companions)]
-    if PERPLEXITY in by_name:
-        sentences.append(compare(by_name[PERPLEXITY], System.BASE, "of the teacher’s answers"))
     closeness = closest_measure(fidelity, primary)
     if closeness is not None:
         against = "against the teacher’s answers"
@@ -54,6 +52,8 @@ def headlines(
         sentences += [compare(measure, System.TEACHER, against), compare(measure, System.BASE, against)]
     if not counts.rows_with_reference:
         sentences.append(_without_references(quality))
+    if PERPLEXITY in by_name:
+        sentences.append(compare(by_name[PERPLEXITY], System.BASE, "of the teacher’s answers"))
     if "top1" in by_name:
         sentences.append(compare(by_name["top1"], System.BIGRAM, "with the teacher"))
     return [s for s in [*sentences, *further, *_warnings(identity, counts, health)] if s is not None]

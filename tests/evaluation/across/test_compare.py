@@ -159,6 +159,18 @@ def test_measures_per_token_need_the_same_teacher(compare: Compare, change: str)
     assert measure(comparison, "fidelity", "rouge_l").difference.n == 71
 
 
+def test_perplexity_needs_the_same_tokens(compare: Compare) -> None:
+    a = small_inputs()
+    assert a.fidelity is not None
+    longer = pl.when(pl.col("model") == "student").then(pl.col("tokens") + 1).otherwise("tokens")
+    b = dataclasses.replace(a, fidelity=a.fidelity.with_columns(tokens=longer, kl_sum=None, top1_hits=None))
+
+    comparison = compare(a, b)
+
+    assert why_not(comparison)["fidelity", "perplexity"] == "it is per token, and the students' tokenizers differ"
+    assert measure(compare(a, a), "fidelity", "perplexity").verdict == "equal"
+
+
 def test_metrics_of_one_side_or_of_another_meaning_are_named(compare: Compare) -> None:
     a = small_inputs(metrics=["rouge_l", "chrf", {"regex": "^[A-Z]", "name": "tidy"}])
     b = small_inputs(metrics=["rouge_l", "exact_match", {"regex": "[.]$", "name": "tidy"}])
