@@ -245,7 +245,7 @@ def test_a_model_of_the_hub_without_a_revision_is_told_before_anything_is_done(b
     bench.train("first")
     bench.declare(metrics=["chrf", {"embedding_similarity": "owner/embedder"}])
 
-    with pytest.raises(EvaluationError, match="'owner/embedder' is no folder here.*needs `revision`"):
+    with pytest.raises(EvaluationError, match=r"'owner/embedder' is no folder here.*needs `revision`"):
         bench.evaluate("first")
 
     assert bench.jobs == []
