@@ -33,7 +33,9 @@ class Embedder:
     longest: int
 
     def tokens(self, text: str) -> list[int]:
-        """Token ids of a text, special ones included."""
+        """Token ids of a text, special ones included; none of a text that is blank."""
+        if not text.strip():
+            return []
         return cast(list[int], self.tokenizer(text, truncation=True, max_length=self.longest)["input_ids"])
 
     @torch.inference_mode()
@@ -61,7 +63,7 @@ def run_embed(job: EmbedJob, progress: ProgressWriter) -> dict[str, Any]:
     vectors = embed(load_embedder(job.model), texts.to_list(), progress)
     places = pl.DataFrame({"text": texts, "place": range(len(texts))})
     left, right = (
-        torch.tensor(pairs.select(text=side).join(places, on="text", how="left", maintain_order="left")["place"])
+        torch.tensor(pairs.join(places, left_on=side, right_on="text", maintain_order="left")["place"].to_list())
         for side in ("left", "right")
     )
     scored = pairs.with_columns(similarity=pl.Series(similarities(vectors, left, right), dtype=pl.Float64))
@@ -98,7 +100,7 @@ def load_embedder(ref: ModelRef) -> Embedder:
 
 
 def embed(embedder: Embedder, texts: Sequence[str], progress: ProgressWriter) -> Tensor:
-    """Unit vectors of texts, [texts, hidden] float32; of a text without a token zeros."""
+    """Unit vectors of texts, [texts, hidden] float32; of a blank text zeros."""
     tokenised = [embedder.tokens(text) for text in texts]
     vectors = torch.zeros(len(texts), embedder.model.config.get_text_config().hidden_size)
     done = 0
@@ -112,7 +114,7 @@ def embed(embedder: Embedder, texts: Sequence[str], progress: ProgressWriter) ->
 def similarities(vectors: Tensor, left: Tensor, right: Tensor) -> list[float]:
     """Cosines of pairs of unit vectors ([texts, hidden]; left, right: [pairs] rows of it), 0 where negative.
 
-    Two texts without a token are alike, one of them and another text are not.
+    Two blank texts are alike, a blank one and another are not.
     """
     cosines = (vectors[left].double() * vectors[right].double()).sum(1).clamp(0, 1)
     empty = vectors.abs().sum(1) == 0

@@ -18,8 +18,8 @@ PAIRS = [
     ("The capital of France is Paris.", "Open the settings and press reset."),
     ("Is it?", "Is it?"),
     ("word " * 40, "It is on its way."),
-    ("", "It is Paris."),
-    ("", ""),
+    (" ", "It is Paris."),
+    ("", " "),
 ]
 
 
@@ -47,7 +47,7 @@ def measured(model: Path, folder: Path) -> list[float]:
     pl.DataFrame(PAIRS, schema=["left", "right"], orient="row").write_parquet(folder / "pairs.parquet")
     job = EmbedJob(model=ModelRef(source=str(model)), pairs=folder / "pairs.parquet", out=folder)
 
-    assert run_embed(job, ProgressWriter(folder / "progress.jsonl")) == {"texts": 8, "pairs": 6}
+    assert run_embed(job, ProgressWriter(folder / "progress.jsonl")) == {"texts": 9, "pairs": 6}
 
     scored = pl.read_parquet(folder / "similarities.parquet")
     assert scored.select("left", "right").rows() == PAIRS
