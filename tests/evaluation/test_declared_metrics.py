@@ -277,7 +277,7 @@ def test_a_report_may_have_nothing_that_compares(tmp_path: Path, hosted: Evaluat
     report = evaluated(tmp_path, hosted, folder, ["json_valid"])
 
     page = (tmp_path / "evaluation" / "report.html").read_text(encoding="utf-8")
-    assert report.fidelity == []
+    assert [m.name for m in report.fidelity] == ["perplexity"]
     assert "no metric compares with the teacher’s answers" in page
     assert "the teacher scores 0 on every row" in page
     assert report.samples.worst == []
@@ -295,7 +295,8 @@ def test_macro_f1_without_references_is_closeness_only(tmp_path: Path, hosted: E
     report = evaluated(tmp_path, classified, folder, ["label_accuracy", "macro_f1"])
 
     assert report.measured_quality == []
-    assert [m.systems["student"].value for m in report.fidelity] == [1.0, 1.0]
+    texts = [m for m in report.fidelity if m.unit == "score"]
+    assert [m.systems["student"].value for m in texts] == [1.0, 1.0]
 
 
 def test_macro_f1_is_a_measure_beside_label_accuracy(tmp_path: Path, inputs: EvaluationInputs, folder: Path) -> None:
