@@ -235,10 +235,9 @@ def test_an_embedding_model_reads_what_is_stored_and_asks_nobody(bench: Bench) -
     assert (len(bench.jobs), len(bench.embedded)) == (1, 1)
     closeness = build.report().measure("fidelity", "embedding_similarity")
     assert closeness is not None
-    student = closeness.systems["student"]
-    assert student.n == 3
-    assert student.value is not None
-    assert 0 < student.value < 1
+    assert {system: estimate.n for system, estimate in closeness.systems.items()} == {"student": 3, "base": 3}
+    assert closeness.systems["base"].value is not None
+    assert closeness.systems["base"].value > 0.5  # it is the teacher itself, cut short
 
 
 def test_a_model_of_the_hub_without_a_revision_is_told_before_anything_is_done(bench: Bench) -> None:
