@@ -17,6 +17,7 @@ from distill_dagster.storage import write_file
 
 BATCH_TOKENS = 8192
 DECIMALS = 6  # below it what the rest of a batch does to the rounding of float32 would show
+_UNUSED = "pooler."  # a head on the first token, which many checkpoints do not have
 _UNBOUNDED = 10**6  # tokenizers that know no longest text say a much larger number
 
 
@@ -75,12 +76,12 @@ def load_embedder(ref: ModelRef) -> Embedder:
     """Loads a model and its tokenizer: from safetensors only, and no code of its repository runs.
 
     Raises:
-        EvaluationError: it cannot be loaded, or it is an encoder with a decoder.
+        EvaluationError: it cannot be loaded, lacks weights, or is an encoder with a decoder.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(ref.source, trust_remote_code=False)
-        model = AutoModel.from_pretrained(
-            ref.source, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        model, info = AutoModel.from_pretrained(
+            ref.source, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
     except (OSError, ValueError) as problem:
         reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
@@ -92,6 +93,11 @@ def load_embedder(ref: ModelRef) -> Embedder:
         raise EvaluationError(
             f"embedding_similarity: {ref.source} is an encoder with a decoder, which has no single state of a text; "
             "name an encoder, such as a BERT, or a decoder"
+        )
+    if lacking := sorted(name for name in info["missing_keys"] if not name.startswith(_UNUSED)):
+        raise EvaluationError(
+            f"embedding_similarity: {ref.source} lacks weights of its {type(model).__name__}, the first "
+            f"{lacking[0]!r}; name a folder or a revision that has them all"
         )
     model.train(False)
     cast(Any, model).to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))

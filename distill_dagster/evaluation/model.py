@@ -320,12 +320,10 @@ class EvaluationReport(ReportModel):
     def with_other_tokens(self) -> list[str]:
         """Systems whose perplexity is not comparable with the student's, for their tokenizer is another."""
         measure = self.measure("fidelity", PERPLEXITY)
-        others = measure.systems if measure else {}
-        return [
-            other
-            for other, estimate in others.items()
-            if measure and estimate.n and other != System.STUDENT and measure.comparison(System.STUDENT, other) is None
-        ]
+        if measure is None or not measure.systems[System.STUDENT].n:
+            return []
+        others = [other for other, estimate in measure.systems.items() if estimate.n and other != System.STUDENT]
+        return [other for other in others if measure.comparison(System.STUDENT, other) is None]
 
     def needs_reference(self, name: str) -> bool:
         """Whether a metric compares with a reference; it then compares with the teacher's answers too."""

@@ -1,10 +1,12 @@
 """Embedding similarity in the worker, against a plain reference in float64."""
 
+import shutil
 from pathlib import Path
 
 import polars as pl
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, T5Config, T5Model
 
 from distill_dagster.errors import EvaluationError
@@ -87,6 +89,20 @@ def test_a_folder_that_is_no_embedding_model_is_told(tmp_path: Path, bert: Path)
 
     with pytest.raises(EvaluationError, match="broken cannot be loaded as an embedding model"):
         measured(tmp_path / "broken", tmp_path)
+
+
+@pytest.mark.parametrize("lost", ["pooler.dense.weight", "encoder.layer.1.output.dense.weight"])
+def test_weights_that_are_needed_have_to_be_there(tmp_path: Path, bert: Path, lost: str) -> None:
+    shutil.copytree(bert, tmp_path / "partial")
+    weights = load_file(bert / "model.safetensors")
+    del weights[lost]
+    save_file(weights, tmp_path / "partial" / "model.safetensors", metadata={"format": "pt"})
+
+    if lost.startswith("pooler"):
+        assert measured(tmp_path / "partial", tmp_path) == measured(bert, tmp_path)
+    else:
+        with pytest.raises(EvaluationError, match=f"lacks weights of its BertModel, the first '{lost}'"):
+            measured(tmp_path / "partial", tmp_path)
 
 
 def test_an_encoder_with_a_decoder_is_refused(tmp_path: Path, bert: Path) -> None:

@@ -150,7 +150,7 @@ def test_undefined_is_a_dash_and_never_0(tmp_path: Path, hosted: EvaluationInput
     assert cards[3][0] == "412"
     assert "Not measured: no row of the test split has a human reference" in source
     assert "Agreement per token is not measured" in source
-    assert "Perplexity is between how many equally likely tokens" in source
+    assert "A perplexity of 3 is to waver" in source
     assert "Perplexity is per token." not in source  # student and base read the same tokens
     no_stop = re.search(r"Answers without a stop.*?<td class=\"(.*?)\">(.*?)</td>", source, re.DOTALL)
     assert no_stop is not None
