@@ -200,12 +200,12 @@ class Prediction(JobModel):
 
 
 class PredictJob(JobModel):
-    """Greedy answers, and teacher-forced agreement with the local teacher, on held-out rows.
+    """Greedy answers, and teacher-forced agreement with the teacher's, on held-out rows.
 
     `rows`: DATASET columns of the test rows, and `teacher_messages`, the conversation as the teacher read it.
     `train_rows`: the training Parquet, for the most-frequent-token and bigram baselines.
     Publishes a folder `<key>` for each prediction as soon as it is done: `generated.parquet` (GENERATED columns),
-    `fidelity.parquet` (FIDELITY columns; only where its tokens are a local teacher's) and result.json (ModelResult).
+    `fidelity.parquet` (FIDELITY columns) and result.json (ModelResult).
     The folder of a teacher, which is timed only, has `baselines.parquet` (BASELINE columns) instead of both.
     result.json of the job itself is a PredictResult.
     """
@@ -217,6 +217,7 @@ class PredictJob(JobModel):
     train_rows: Path
     max_tokens: int
     batch_size: int
+    read_answers: bool = Field(True, description="Whether models also read the teacher's answers: `fidelity.parquet`.")
     out: Path
 
 
@@ -287,6 +288,19 @@ class HarnessResult(JobModel):
     scores: list[HarnessScore]
 
 
+class EmbedJob(JobModel):
+    """How alike texts are: cosines of the mean-pooled last hidden states of a model.
+
+    `pairs`: Parquet with `left` and `right`, texts.
+    Writes `similarities.parquet`: the same rows with `similarity`, from 0 to 1.
+    """
+
+    kind: Literal["embed"] = "embed"
+    model: ModelRef
+    pairs: Path
+    out: Path
+
+
 class TryJob(JobModel):
     """One prompt, answered by several models (`distill try`); result.json maps each name to its answer."""
 
@@ -298,7 +312,9 @@ class TryJob(JobModel):
     out: Path
 
 
-Job = Annotated[GenerateJob | CaptureJob | TrainJob | PredictJob | HarnessJob | TryJob, Field(discriminator="kind")]
+Job = Annotated[
+    GenerateJob | CaptureJob | TrainJob | PredictJob | HarnessJob | EmbedJob | TryJob, Field(discriminator="kind")
+]
 
 
 class ProgressLine(JobModel):

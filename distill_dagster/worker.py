@@ -24,6 +24,7 @@ from distill_dagster.jobs import (
     PROGRESS_FILE,
     RESULT_FILE,
     CaptureJob,
+    EmbedJob,
     GenerateJob,
     HarnessJob,
     Job,
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def read_job(path: Path) -> GenerateJob | CaptureJob | TrainJob | PredictJob | HarnessJob | TryJob:
+def read_job(path: Path) -> GenerateJob | CaptureJob | TrainJob | PredictJob | HarnessJob | EmbedJob | TryJob:
     """Parses a job file.
 
     Raises:
@@ -89,7 +90,9 @@ def read_job(path: Path) -> GenerateJob | CaptureJob | TrainJob | PredictJob | H
     return job
 
 
-def run(job: GenerateJob | CaptureJob | TrainJob | PredictJob | HarnessJob | TryJob, termination: Termination) -> int:
+def run(
+    job: GenerateJob | CaptureJob | TrainJob | PredictJob | HarnessJob | EmbedJob | TryJob, termination: Termination
+) -> int:
     """Does a job and writes its result, or the error the user can mend; returns the exit code."""
     job.out.mkdir(parents=True, exist_ok=True)
     (job.out / ERROR_FILE).unlink(missing_ok=True)
@@ -106,7 +109,7 @@ def run(job: GenerateJob | CaptureJob | TrainJob | PredictJob | HarnessJob | Try
 
 
 def dispatch(
-    job: GenerateJob | CaptureJob | TrainJob | PredictJob | HarnessJob | TryJob,
+    job: GenerateJob | CaptureJob | TrainJob | PredictJob | HarnessJob | EmbedJob | TryJob,
     progress: ProgressWriter,
     termination: Termination,
 ) -> dict[str, Any]:
@@ -140,6 +143,10 @@ def dispatch(
             from distill_dagster.evaluation.harness_run import run_harness_job
 
             return run_harness_job(job, progress)
+        case EmbedJob():
+            from distill_dagster.evaluation.embed import run_embed
+
+            return run_embed(job, progress)
         case TryJob():
             from distill_dagster.evaluation.predict import run_try
 

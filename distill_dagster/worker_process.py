@@ -14,6 +14,7 @@ from distill_dagster.jobs import (
     ERROR_FILE,
     PROGRESS_FILE,
     CaptureJob,
+    EmbedJob,
     GenerateJob,
     HarnessJob,
     PredictJob,
@@ -48,7 +49,7 @@ def no_launch(job_file: Path) -> None:
 
 
 def run_job(
-    job: GenerateJob | CaptureJob | TrainJob | PredictJob | HarnessJob | TryJob,
+    job: GenerateJob | CaptureJob | TrainJob | PredictJob | HarnessJob | EmbedJob | TryJob,
     launch: Launch,
     on_poll: Callable[[], object] | None = None,
 ) -> None:

@@ -29,9 +29,8 @@ def main() -> None:
     frames = []
     for name, _, folder in (argument.partition("=") for argument in sys.argv[3:]):
         student = load_chat_model(ModelRef(source=folder), "float32")
-        measured = measure_model(states, student, rows, MAX_LENGTH, lambda done, total: None)
-        assert measured is not None
-        frames.append(measured[0].with_columns(name=pl.lit(name)))
+        measured, _ = measure_model(states, student, rows, MAX_LENGTH, lambda done, total: None)
+        frames.append(measured.with_columns(name=pl.lit(name)))
     fidelity = pl.concat(frames).join(rows.select("prompt_id", "sample", "group_id"), on=["prompt_id", "sample"])
     fidelity.sort("name", "prompt_id", "sample").write_parquet(out)
     print(json.dumps({"rows": rows.height, "students": len(frames)}))

@@ -33,6 +33,7 @@ from distill_dagster.evaluation.prediction_files import (
     read_predictions,
 )
 from distill_dagster.evaluation.second_sample import second_sample_settings, with_second_answers
+from distill_dagster.evaluation.similarity import find_embedders, measure_similarities, text_pairs
 from distill_dagster.evaluation.subjects import (
     Subjects,
     decoding,
@@ -60,7 +61,7 @@ from distill_dagster.teachers.store.leases import Leases
 from distill_dagster.teachers.store.responses import ResponseStore
 from distill_dagster.worker_process import Launch, run_job
 
-STAGE_NUMBER = 5
+STAGE_NUMBER = 6
 _ROW = ["prompt_id", "sample", "text"]
 _SHOWN = [*_ROW, "split", "model", "prediction"]
 
@@ -183,7 +184,9 @@ def _key(distillation: Distillation, subjects: Subjects) -> str:
     )
     settings["student"] = f"{distillation.name}/{subjects.student.name}"
     settings["decoding"] = decoding(distillation)
-    sources = metric_sources(distillation.spec, distillation.folder, distillation.project.root)
+    sources = metric_sources(
+        distillation.spec, distillation.folder, distillation.project.root, distillation.project.home / "digests"
+    )
     if sources:
         settings["metric_sources"] = sources
     if (again := second_sample_settings(distillation)) is not None:
@@ -221,6 +224,7 @@ def _evaluate(
         )
     require_no_golden_rows(distillation, subjects.dataset)
     require_harness(distillation)
+    embedders = find_embedders(distillation)
     away = held_out_rows(distillation, dataset)
     predicted = _predict(distillation, subjects, test, work, launch)
     predicted = with_second_answers(predicted, distillation, asked_rows(distillation, dataset, test), purse)
@@ -234,6 +238,10 @@ def _evaluate(
         harness=_run_harness(distillation, subjects, test, work, launch),
         judged=judge_answers(distillation, test, predicted.generated, launch, purse.run, turn),
     )
+    if embedders:
+        answered = [(test, predicted.generated), *((one.rows, one.generated) for one in (held_out, golden) if one)]
+        similarities = measure_similarities(embedders, text_pairs(answered), work, launch)
+        evaluation = dataclasses.replace(evaluation, similarities=similarities)
     aside = work / "report"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()

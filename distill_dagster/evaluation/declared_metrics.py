@@ -5,13 +5,15 @@ from contextlib import ExitStack, contextmanager
 from numbers import Real
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 import regex
 
 from distill_dagster.errors import EvaluationError
 from distill_dagster.evaluation.formatting import shortened
 from distill_dagster.lineage.hashing import sha256_text
+from distill_dagster.lineage.model_digest import digest_model
+from distill_dagster.lineage.model_folder import local_model
 from distill_dagster.metrics import MACRO_F1_FACTS, METRICS, Metric, MetricFacts, Row, Score, label_form
 from distill_dagster.prompts.source_python import UserFunction
 from distill_dagster.spec.distillation import DistillationSpec
@@ -20,6 +22,8 @@ from distill_dagster.teachers.answers.validity import json_matcher, load_schema
 
 KEY = "evaluation.metrics"
 REGEX_TIMEOUT_S = 5.0
+Similarities: TypeAlias = Mapping[tuple[str, str], float]
+"""Of (text, other text), from 0 to 1."""
 ROW_KEYS = ("prompt_id", "group_id", "partition", "text", "reference", "completion")
 _SHOWN_PATTERN = 60
 
@@ -33,18 +37,25 @@ def metric_facts(entry: MetricName | MetricSpec) -> MetricFacts:
         return MetricFacts(name, name, f"the answer matches {shortened(entry.regex, _SHOWN_PATTERN)}", False)
     if entry.json_schema is not None:
         return MetricFacts(name, name, f"the answer is JSON of the schema {entry.json_schema}", False)
+    if entry.embedding_similarity is not None:
+        of = f"{entry.embedding_similarity} at {entry.revision}" if entry.revision else entry.embedding_similarity
+        return MetricFacts(name, name, f"cosine of embeddings by {of}", True)
     return MetricFacts(name, name, f"by {entry.python}", entry.needs_reference)
 
 
 @contextmanager
 def open_metrics(
-    spec: DistillationSpec, folder: Path | None, project_root: Path | None
+    spec: DistillationSpec,
+    folder: Path | None,
+    project_root: Path | None,
+    similarities: Mapping[str, Similarities] = MappingProxyType({}),
 ) -> Generator[Mapping[str, Metric], None, None]:
     """The declared metrics with a score per row, by name; while the block runs, user functions may import neighbours.
 
     Args:
         folder: the YAML file's folder, where schema files and modules lie.
         project_root: schema files outside it are refused.
+        similarities: what embedding models make of the texts that will be scored, by the metric's name.
 
     Raises:
         EvaluationError: no such function, or the module's own code raised.
@@ -62,6 +73,8 @@ def open_metrics(
                 score = METRICS[entry].score
             elif entry.regex is not None:
                 score = _matches(facts.name, entry.regex)
+            elif entry.embedding_similarity is not None:
+                score = _looked_up(similarities[facts.name])
             elif folder is None or project_root is None:
                 raise EvaluationError(f"{KEY}: {facts.name}: its file cannot be found without the YAML file's folder")
             elif entry.json_schema is not None:
@@ -73,11 +86,16 @@ def open_metrics(
         yield metrics
 
 
-def metric_sources(spec: DistillationSpec, folder: Path, project_root: Path) -> dict[str, Any]:
+def metric_sources(
+    spec: DistillationSpec, folder: Path, project_root: Path, digests: Path | None = None
+) -> dict[str, Any]:
     """What decides declared metrics' scores beyond the `evaluation:` block, as JSON values, for a build key.
 
     Empty where no metric reads a file or the declared labels. Of a Python metric the module's own file counts, not what
-    it imports.
+    it imports; of an embedding model on this machine its weights, and of one of the hub its declared revision.
+
+    Args:
+        digests: where digests of large files are remembered.
 
     Raises:
         EvaluationError, SpecError: as `open_metrics` for files that are missing.
@@ -93,6 +111,10 @@ def metric_sources(spec: DistillationSpec, folder: Path, project_root: Path) -> 
         elif entry.python is not None:
             path = UserFunction(KEY, entry.python, folder, EvaluationError).path
             sources[name] = sha256_text(path.read_text(encoding="utf-8"))
+        elif entry.embedding_similarity is not None:
+            model = local_model(folder, project_root, entry.embedding_similarity)
+            if model is not None:
+                sources[name] = digest_model(model, digests).version
     return sources
 
 
@@ -126,6 +148,10 @@ def _matches(name: str, pattern: str) -> Score:
             ) from None
 
     return score
+
+
+def _looked_up(similarities: Similarities) -> Score:
+    return lambda prediction, reference, row: similarities[prediction, str(reference)]
 
 
 def _schema(schema: Mapping[str, Any]) -> Score:

@@ -1,15 +1,17 @@
-"""How closely a model's next-token distributions follow the local teacher's, teacher-forced on its own answers.
+"""How well a model follows the teacher's stored answers token by token, teacher-forced.
 
-Each reads the prompt in its own form (the teacher with its few-shot examples, say) and then the teacher's stored
-completion; only completion positions are compared, the end of turn included. Forward KL is Σ p (log p − log q) in nats
-over the whole shared vocabulary, p the teacher's.
+Each model reads the prompt in its own form (the teacher with its few-shot examples, say) and then the teacher's stored
+completion; only completion positions count, the end of turn included. What is measured there is the negative
+log-likelihood of the completion, −Σ log q in nats. With a local teacher whose tokens the model shares the completion
+is the stored token ids, and the two models' distributions are compared as well: forward KL is Σ p (log p − log q) in
+nats over the whole shared vocabulary, p the teacher's. Any other completion is tokenised from its text.
 
-The teacher reads first and once; each model is then compared with what it kept. A model's batches follow from its own
-sequences, so its numbers do not depend on which other models are measured.
+A local teacher reads first and once; each model is then compared with what it kept. A model's batches follow from its
+own sequences, so its numbers do not depend on which other models are measured.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,17 +20,23 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from distill_dagster.errors import EvaluationError
 from distill_dagster.evaluation.token_baselines import IntArray, TokenBaselines
 from distill_dagster.logits.projection import can_share_prefix, chunks, collate, hidden_before, project
-from distill_dagster.teachers.local.chat_model import ChatModel, same_tokens
+from distill_dagster.students.heads import Head
+from distill_dagster.students.losses import DenseTargets, full_kl, token_nll
+from distill_dagster.students.tokens import completion_tokens
+from distill_dagster.teachers.local.chat_model import ChatModel, end_of_turn_id, same_tokens
 
 FIDELITY_SCHEMA = {
     "prompt_id": pl.String(),
     "sample": pl.Int32(),
     "tokens": pl.Int32(),
+    "nll_sum": pl.Float64(),
     "kl_sum": pl.Float64(),
     "top1_hits": pl.Int32(),
 }
+"""The last two are null where there is no local teacher, or it has other tokens."""
 BASELINE_SCHEMA = {
     "prompt_id": pl.String(),
     "sample": pl.Int32(),
@@ -110,28 +118,27 @@ def read_teacher(teacher: ChatModel, rows: pl.DataFrame, scratch: Path, on_progr
     return TeacherStates(teacher, hidden, places, sequences)
 
 
+@torch.inference_mode()
 def measure_model(
-    states: TeacherStates, chat: ChatModel, rows: pl.DataFrame, max_length: int | None, on_progress: Report
-) -> tuple[pl.DataFrame, int] | None:
+    states: TeacherStates | None, chat: ChatModel, rows: pl.DataFrame, max_length: int | None, on_progress: Report
+) -> tuple[pl.DataFrame, int]:
     """FIDELITY rows of a model, sorted by prompt_id and sample, and how many rows were left out as too long.
 
     Args:
-        states: what the teacher made of the same rows.
-        chat: a student or base; None is returned where its tokens are not the teacher's.
+        states: what a local teacher made of the same rows; None where there is none.
+        chat: a student or base; where its tokens are not the teacher's, their distributions are not compared.
         rows: DATASET columns.
         max_length: sequences longer than this are left out, never cut; None leaves out none.
     """
-    if not same_tokens(states.teacher.tokenizer, chat.tokenizer):
-        return None
-    sequences = _sequences(chat, rows, "messages")
+    if states is not None and not same_tokens(states.teacher.tokenizer, chat.tokenizer):
+        states = None
+    sequences = _spelled(chat, rows) if states is None else _sequences(chat, rows, "messages")
     fitting = [one for one in sequences if max_length is None or one.length <= max_length]
-    records: list[tuple[str, int, int, float, int]] = []
+    records: list[tuple[str, int, int, float, float | None, int | None]] = []
     for batch in token_batches(fitting, BATCH_TOKENS):
-        lengths = [len(one.completion) for one in batch]
-        kl, agree = compare(states.teacher, states.of(batch), chat, _completion_hidden(chat, batch))
-        kl_rows, agree_rows = torch.split(kl.double().cpu(), lengths), torch.split(agree.cpu(), lengths)
-        for one, row_kl, row_agree in zip(batch, kl_rows, agree_rows, strict=True):
-            records.append((one.prompt_id, one.sample, len(row_kl), float(row_kl.sum()), int(row_agree.sum())))
+        sums = _per_row(_read(states, chat, batch), [len(one.completion) for one in batch])
+        for one, (nll, kl, hits) in zip(batch, sums, strict=True):
+            records.append((one.prompt_id, one.sample, len(one.completion), nll, kl, hits))
         on_progress(len(records), len(fitting))
     frame = pl.DataFrame(records, schema=FIDELITY_SCHEMA, orient="row")
     return frame.sort("prompt_id", "sample"), len(sequences) - len(fitting)
@@ -170,29 +177,6 @@ def token_batches(sequences: Sequence[Measured], budget: int) -> Iterator[list[M
 
 
 @torch.inference_mode()
-def compare(
-    teacher: ChatModel, teacher_hidden: Tensor, student: ChatModel, student_hidden: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Forward KL (float32, nats) and whether the argmaxes agree, at each of the positions.
-
-    Args:
-        teacher_hidden, student_hidden: [positions, that model's hidden size].
-
-    Padding rows of the wider of the two heads are no tokens; both are cut to the shared ids before the softmax.
-    """
-    divergences, agreements = [], []
-    for piece in chunks(len(teacher_hidden), CHUNK_TOKENS):
-        p_logits = project(teacher.model, teacher_hidden[piece])  # [chunk, vocabulary]
-        q_logits = project(student.model, student_hidden[piece]).to(p_logits.device)
-        shared = min(p_logits.shape[-1], q_logits.shape[-1], len(teacher.tokenizer))
-        p_log = p_logits[:, :shared].log_softmax(-1)
-        q_log = q_logits[:, :shared].log_softmax(-1)
-        divergences.append((p_log.exp() * (p_log - q_log)).sum(-1))
-        agreements.append(p_log.argmax(-1) == q_log.argmax(-1))
-    return torch.cat(divergences), torch.cat(agreements)
-
-
-@torch.inference_mode()
 def top_tokens(teacher: ChatModel, hidden: Tensor) -> Tensor:
     """The teacher's most likely token at each position: [positions, hidden] → [positions]."""
     vocabulary = len(teacher.tokenizer)
@@ -204,13 +188,48 @@ def top_tokens(teacher: ChatModel, hidden: Tensor) -> Tensor:
     )
 
 
+def _read(states: TeacherStates | None, chat: ChatModel, batch: Sequence[Measured]) -> tuple[Tensor, ...]:
+    """Of each completion token of a batch: its negative log-likelihood, and with a teacher the KL and the agreement."""
+    hidden, head = _completion_hidden(chat, batch), _head(chat)
+    labels = torch.tensor([token for one in batch for token in one.completion], device=hidden.device)
+    if states is None:
+        return (token_nll(hidden, head, labels),)
+    kl, nll, agree = full_kl(hidden, head, DenseTargets(states.of(batch), _head(states.teacher)), labels)
+    return nll, kl, agree
+
+
+def _per_row(found: Sequence[Tensor], lengths: list[int]) -> list[tuple[float, float | None, int | None]]:
+    """Sums over the tokens of each row."""
+    nll, *compared = [[part.sum().item() for part in one.double().cpu().split(lengths)] for one in found]
+    if not compared:
+        return [(row, None, None) for row in nll]
+    return [(row, kl, int(hits)) for row, kl, hits in zip(nll, *compared, strict=True)]
+
+
+def _head(chat: ChatModel) -> Head:
+    return Head.of(chat.model, len(chat.tokenizer))
+
+
 def _sequences(chat: ChatModel, rows: pl.DataFrame, read: str) -> list[Measured]:
     """Rows with completion ids as a model reads them (`read`: the column of its messages), longest first."""
-    usable = rows.filter(pl.col("completion_ids").list.len() > 0)
-    found = [
+    usable = rows.filter(pl.col("completion_ids").list.len() > 0).select("prompt_id", "sample", read, "completion_ids")
+    return _longest_first(
         Measured(prompt_id, sample, chat.encode(json.loads(messages)), ids)
-        for prompt_id, sample, messages, ids in usable.select("prompt_id", "sample", read, "completion_ids").iter_rows()
-    ]
+        for prompt_id, sample, messages, ids in usable.iter_rows()
+    )
+
+
+def _spelled(chat: ChatModel, rows: pl.DataFrame) -> list[Measured]:
+    """All rows, their completions in the tokens that the model itself makes of the text, longest first."""
+    end = end_of_turn_id(chat.tokenizer, EvaluationError)
+    said = rows.select("prompt_id", "sample", "messages", "completion")
+    return _longest_first(
+        Measured(prompt_id, sample, chat.encode(json.loads(messages)), completion_tokens(chat.tokenizer, text, end))
+        for prompt_id, sample, messages, text in said.iter_rows()
+    )
+
+
+def _longest_first(found: Iterable[Measured]) -> list[Measured]:
     return sorted(found, key=lambda one: (-one.length, one.prompt_id, one.sample))
 
 

@@ -29,10 +29,11 @@ UNIT_LABELS: dict[Unit, str] = {
     "score": "",
     "share": "",
     "nats_per_token": "nats per token",
+    "perplexity": "",
     "ratio": "",
     "tokens": "",
 }
-_DECIMALS: dict[Unit, int] = {"score": 3, "share": 1, "nats_per_token": 3, "ratio": 2, "tokens": 1}
+_DECIMALS: dict[Unit, int] = {"score": 3, "share": 1, "nats_per_token": 3, "perplexity": 2, "ratio": 2, "tokens": 1}
 _NBSP = "\N{NO-BREAK SPACE}"
 
 

@@ -10,7 +10,7 @@ from distill_dagster.evaluation.declared_metrics import metric_sources
 from distill_dagster.evaluation.inputs import GoldenInputs
 from distill_dagster.evaluation.model import System
 from distill_dagster.evaluation.prediction_files import (
-    READ_COLUMNS,
+    ANSWERED_COLUMNS,
     Wanted,
     missing,
     publish_finished,
@@ -24,7 +24,7 @@ from distill_dagster.jobs import PredictJob
 from distill_dagster.lineage.hashing import frame_version
 from distill_dagster.project import Distillation
 from distill_dagster.spec.evaluation import GateSpec
-from distill_dagster.spec.metrics import metric_name
+from distill_dagster.spec.metrics import MetricSpec, metric_name
 from distill_dagster.storage import write_file
 from distill_dagster.teachers.asking.obtaining import Purse
 from distill_dagster.teachers.store.leases import Leases
@@ -116,14 +116,21 @@ def _rule(distillation: Distillation, gate: GateSpec) -> dict[str, Any]:
     """What decides a verdict beside student and golden set; how many candidates share alpha is counted apart."""
     spec = distillation.spec
     entry = next(one for one in spec.evaluation.metrics if metric_name(one) == gate.metric)
-    sources = metric_sources(spec, distillation.folder, distillation.project.root)
+    sources = metric_sources(
+        spec, distillation.folder, distillation.project.root, distillation.project.home / "digests"
+    )
     return {
         "gate": gate.model_dump(mode="json", exclude={"candidates"}),
-        "metric": entry if isinstance(entry, str) else entry.model_dump(mode="json"),
+        "metric": entry if isinstance(entry, str) else entry.model_dump(mode="json", exclude=_unset(entry)),
         "metric_source": sources.get(gate.metric),
         "max_tokens": longest_answer(distillation),
         "teacher": answering_identity(distillation),
     }
+
+
+def _unset(entry: MetricSpec) -> set[str]:
+    """Keys that came after the first looks were counted, where they say nothing: a rule keeps its number."""
+    return {name for name in ("embedding_similarity", "revision") if getattr(entry, name) is None}
 
 
 def _as_test_rows(golden: pl.DataFrame) -> pl.DataFrame:
@@ -143,7 +150,7 @@ def _as_test_rows(golden: pl.DataFrame) -> pl.DataFrame:
 
 
 def _wanted(distillation: Distillation, subjects: Subjects, rows: pl.DataFrame) -> list[Wanted]:
-    inputs = {"rows": frame_version(rows, READ_COLUMNS)}
+    inputs = {"rows": frame_version(rows, ANSWERED_COLUMNS)}
     settings = {"max_tokens": longest_answer(distillation)}
     student = subjects.student
     models = [
@@ -166,6 +173,7 @@ def _predict(distillation: Distillation, absent: list[Wanted], rows: pl.DataFram
         train_rows=path,
         max_tokens=longest_answer(distillation),
         batch_size=distillation.spec.evaluation.batch_size,
+        read_answers=False,
         out=work,
     )
     run_job(job, launch, on_poll=lambda: publish_finished(distillation, absent, work))

@@ -11,7 +11,7 @@ from distill_dagster.evaluation.formatting import (
     rows_in_groups,
     system_label,
 )
-from distill_dagster.evaluation.model import Counts, Identity, Measure, System, companion_name
+from distill_dagster.evaluation.model import PERPLEXITY, Counts, Identity, Measure, System, companion_name
 from distill_dagster.evaluation.statistics import Estimate
 
 _NAMES = {
@@ -52,6 +52,8 @@ def headlines(
         sentences += [compare(measure, System.TEACHER, against), compare(measure, System.BASE, against)]
     if not counts.rows_with_reference:
         sentences.append(_without_references(quality))
+    if PERPLEXITY in by_name:
+        sentences.append(compare(by_name[PERPLEXITY], System.BASE, "of the teacher’s answers"))
     if "top1" in by_name:
         sentences.append(compare(by_name["top1"], System.BIGRAM, "with the teacher"))
     return [s for s in [*sentences, *further, *_warnings(identity, counts, health)] if s is not None]

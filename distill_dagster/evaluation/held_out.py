@@ -10,7 +10,7 @@ from distill_dagster.evaluation.formatting import METHOD_LABELS, count, interval
 from distill_dagster.evaluation.headlines import closest_measure
 from distill_dagster.evaluation.model import HeldOut, Measure, System
 from distill_dagster.evaluation.shares import retention
-from distill_dagster.evaluation.statistics import Estimate, Floats
+from distill_dagster.evaluation.statistics import EXPONENTIAL, STRAIGHT, Estimate, Floats
 from distill_dagster.evaluation.tables import Scored, fidelity_table, quality_table
 from distill_dagster.evaluation.unpaired import Side, Term, difference_of, unpaired_difference
 from distill_dagster.prompts.splits import Split
@@ -39,7 +39,8 @@ class Change(Scored):
         away, home = (
             Side([_term(side, suffix) for suffix in suffixes], side["group_id"].to_list()) for side in _sides(rows)
         )
-        return unpaired_difference(away, home, self.confidence, self.seed)
+        curve = EXPONENTIAL if "nats" in rows.columns else STRAIGHT
+        return unpaired_difference(away, home, self.confidence, self.seed, curve)
 
 
 def held_out_part(scored: Scored, predictions: pl.DataFrame, spec: EvaluationSpec) -> HeldOut | None:
@@ -128,9 +129,11 @@ def _sides(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def _term(rows: pl.DataFrame, suffix: str) -> Term:
-    """Numerators and denominators of a side; a mean is over ones."""
+    """Numerators and denominators of a side; a mean is over ones, a perplexity's exponent over tokens."""
 
     def column(name: str) -> Floats:
         return rows[f"{name}{suffix}"].cast(pl.Float64).to_numpy()
 
-    return (column("value"), np.ones(len(rows))) if "value" in rows.columns else (column("top"), column("bottom"))
+    if "value" in rows.columns:
+        return column("value"), np.ones(len(rows))
+    return (column("nats"), column("read")) if "nats" in rows.columns else (column("top"), column("bottom"))

@@ -1,11 +1,12 @@
 """What an evaluation is made from: the declaration, the test rows, what each model did on them, how it was trained."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
 
+from distill_dagster.evaluation.declared_metrics import Similarities
 from distill_dagster.evaluation.harness_table import HarnessTable
 from distill_dagster.evaluation.judged import Judged
 from distill_dagster.evaluation.model import ModelNames, Versions
@@ -91,10 +92,11 @@ class EvaluationInputs:
         dropped: rows that curation kept out, of all splits (DROPPED columns).
         generated: answers of students and base on the test split (GENERATED columns and `model`), and the teacher's
             second ones where it was asked again.
-        fidelity: teacher-forced agreement on the test split (FIDELITY columns and `model`); None with a hosted teacher.
+        fidelity: teacher-forced agreement on the test split (FIDELITY columns and `model`); None if none.
         results: what the worker said of each model, by system.
         teacher_layers: layers of the model a pruned base was cut from, where known.
         folder, project_root: where files that metrics name are looked up; None where no metric names one.
+        similarities: of the texts that are scored, by the name of an embedding metric.
         held_out: None where no partition is held out.
         golden: None where no gate is declared, or this student is no candidate.
         candidates: names of the students among whom the gate's alpha is split.
@@ -125,3 +127,4 @@ class EvaluationInputs:
     harness: HarnessTable | None = None
     folder: Path | None = None
     project_root: Path | None = None
+    similarities: Mapping[str, Similarities] = field(default_factory=dict)

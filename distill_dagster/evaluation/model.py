@@ -15,7 +15,7 @@ from distill_dagster.evaluation.statistics import Estimate
 from distill_dagster.judging.verdicts import JudgeTable
 
 REPORT_FORMAT = 1
-Unit = Literal["score", "share", "nats_per_token", "ratio", "tokens"]
+Unit = Literal["score", "share", "nats_per_token", "perplexity", "ratio", "tokens"]
 
 
 class System(StrEnum):
@@ -30,6 +30,7 @@ class System(StrEnum):
 
 
 COUNT_BASELINES = (System.BIGRAM, System.MOST_FREQUENT)
+PERPLEXITY = "perplexity"
 _COMPANION = "student/"
 
 
@@ -314,6 +315,15 @@ class EvaluationReport(ReportModel):
     def measured_quality(self) -> list[Measure]:
         """The measures of quality that any row has; without human references only those that need none."""
         return [measure for measure in self.quality if any(estimate.n for estimate in measure.systems.values())]
+
+    @property
+    def with_other_tokens(self) -> list[str]:
+        """Systems whose perplexity is not comparable with the student's, for their tokenizer is another."""
+        measure = self.measure("fidelity", PERPLEXITY)
+        if measure is None or not measure.systems[System.STUDENT].n:
+            return []
+        others = [other for other, estimate in measure.systems.items() if estimate.n and other != System.STUDENT]
+        return [other for other in others if measure.comparison(System.STUDENT, other) is None]
 
     def needs_reference(self, name: str) -> bool:
         """Whether a metric compares with a reference; it then compares with the teacher's answers too."""

@@ -1,4 +1,4 @@
-"""The worker's half of an evaluation: greedy answers of each model, and its fidelity to the local teacher."""
+"""The worker's half of an evaluation: greedy answers of each model, and how it follows the teacher's."""
 
 import gc
 import json
@@ -125,7 +125,7 @@ def _predict(
         chat = _load(model)
         generated, speed = generate_rows(chat, model.name, rows, job, progress)
         generated.write_parquet(folder / GENERATED_FILE)
-        if states is not None:
+        if job.read_answers:
             too_long = _measure(states, chat, prediction, rows, folder, progress)
     else:
         chat = states.teacher if states is not None else _load(model)
@@ -144,23 +144,20 @@ def _predict(
 
 
 def _measure(
-    states: TeacherStates,
+    states: TeacherStates | None,
     chat: ChatModel,
     prediction: Prediction,
     rows: pl.DataFrame,
     folder: Path,
     progress: ProgressWriter,
 ) -> int:
-    """Writes the fidelity of a model that shares the teacher's tokens; returns the rows left out as too long."""
+    """Writes the fidelity of a model; returns the rows left out as too long."""
     name = prediction.model.name
 
     def told(done: int, total: int) -> None:
         progress.report(f"fidelity of {name}", done, total, "rows")
 
-    measured = measure_model(states, chat, rows, prediction.max_length, told)
-    if measured is None:
-        return 0
-    frame, too_long = measured
+    frame, too_long = measure_model(states, chat, rows, prediction.max_length, told)
     frame.write_parquet(folder / FIDELITY_FILE)
     return too_long
 

@@ -21,11 +21,13 @@ from distill_dagster.project import Distillation
 from distill_dagster.storage import new_folder, read_json
 
 FOLDER = "predictions"
-STAGE_NUMBER = 1
+STAGE_NUMBER = 2
 GENERATED_FILE = "generated.parquet"
 FIDELITY_FILE = "fidelity.parquet"
 BASELINES_FILE = "baselines.parquet"
-READ_COLUMNS = ("prompt_id", "sample", "messages", "teacher_messages", "completion_ids")
+ANSWERED_COLUMNS = ("prompt_id", "sample", "messages", "teacher_messages", "completion_ids")
+READ_COLUMNS = (*ANSWERED_COLUMNS, "completion")
+"""What decides a prediction, without and with reading the teacher's answers."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Predicted:
 
     Attributes:
         generated: answers, with the column `model` (GENERATED columns).
-        fidelity: teacher-forced agreement of models and count baselines, with `model`; None with a hosted teacher.
+        fidelity: teacher-forced agreement of models and count baselines, with `model`; None where nothing was read.
         results: sizes and speeds by system.
     """
 

@@ -36,6 +36,8 @@ BASE_COLUMNS: dict[str, pl.DataType] = {
     "kl_sum": pl.Float64(),
     "top1_hits": pl.Int32(),
     "kl_tokens": pl.Int32(),
+    "nll_sum": pl.Float64(),
+    "nll_tokens": pl.Int32(),
 }
 
 LABEL, REFERENCE_LABEL, TEACHER_LABEL = "label", "reference_label", "teacher_label"
@@ -82,7 +84,7 @@ def build_predictions(
     Args:
         test: DATASET columns; of golden rows also `slice`.
         generated: GENERATED columns and `model`.
-        fidelity: FIDELITY columns and `model`, or None with a hosted teacher.
+        fidelity: FIDELITY columns and `model`, or None where nothing was read token by token.
         metrics: names in `known`, or macro_f1.
         known: metrics by name, as `open_metrics` gives them.
         labels: the declared ones; no other text is a label then.
@@ -164,8 +166,15 @@ def _with_fidelity(answered: pl.DataFrame, fidelity: pl.DataFrame | None) -> pl.
             kl_sum=pl.lit(None, dtype=pl.Float64),
             top1_hits=pl.lit(None, dtype=pl.Int32),
             kl_tokens=pl.lit(None, dtype=pl.Int32),
+            nll_sum=pl.lit(None, dtype=pl.Float64),
+            nll_tokens=pl.lit(None, dtype=pl.Int32),
         )
-    own = fidelity.select(*KEY, "model", "kl_sum", "top1_hits", kl_tokens=pl.col("tokens"))
+    own = fidelity.select(
+        *KEY,
+        *("model", "kl_sum", "top1_hits", "nll_sum"),
+        kl_tokens=pl.when(pl.col("top1_hits").is_not_null()).then("tokens"),
+        nll_tokens=pl.when(pl.col("nll_sum").is_not_null()).then("tokens"),
+    )
     return answered.join(own, on=[*KEY, "model"], how="left")
 
 

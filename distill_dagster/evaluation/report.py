@@ -12,6 +12,7 @@ from distill_dagster.evaluation.gate_view import banner, gate_facts, gate_plot, 
 from distill_dagster.evaluation.headlines import is_better
 from distill_dagster.evaluation.model import (
     COUNT_BASELINES,
+    PERPLEXITY,
     EvaluationReport,
     Measure,
     System,
@@ -81,6 +82,7 @@ def _template() -> Template:
         BOOTSTRAP_MIN_CLUSTERS=BOOTSTRAP_MIN_CLUSTERS,
         BOOTSTRAP_RESAMPLES=BOOTSTRAP_RESAMPLES,
         COUNT_BASELINES=COUNT_BASELINES,
+        PERPLEXITY=PERPLEXITY,
         SECONDS=SECONDS,
         System=System,
         USD=USD,

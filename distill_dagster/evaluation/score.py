@@ -156,7 +156,7 @@ def _counts(inputs: EvaluationInputs, predictions: pl.DataFrame) -> Counts:
         rows_with_reference=inputs.test["reference"].is_not_null().sum(),
         dropped=[DroppedCount(split=split, reason=reason, rows=rows) for split, reason, rows in by_reason.iter_rows()],
         unanswered=dict(unanswered.sort("model").iter_rows()),
-        rows_without_fidelity=None if inputs.fidelity is None else student["kl_tokens"].is_null().sum(),
+        rows_without_fidelity=None if inputs.fidelity is None else student["nll_tokens"].is_null().sum(),
         train_rows_over_length=inputs.student.training.rows_over_length,
         train_ids_over_length=inputs.student.training.over_length_ids,
     )

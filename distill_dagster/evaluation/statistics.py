@@ -2,14 +2,14 @@
 
 Rows of one group are not independent, so whole groups are resampled (bootstrap) or make up the degrees of
 freedom (t). Every statistic here is a ratio of sums over rows, or a difference of two: a mean is Σx/Σ1, a rate
-per token Σhits/Σtokens. What is undefined is None, never 0.
+per token Σhits/Σtokens, a perplexity the exponential of Σnats/Σtokens. What is undefined is None, never 0.
 
 Sources: Cameron & Miller, "A Practitioner's Guide to Cluster-Robust Inference" (2015); Miller, "Adding Error
 Bars to Evals" (2024); Cochran, "Sampling Techniques" (1977), section 6 for the linearised variance of a ratio.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeAlias, cast
 
@@ -66,6 +66,18 @@ class Estimate:
     def interval(self) -> tuple[float, float] | None:
         """(low, high), or None where there is no interval."""
         return None if self.low is None or self.high is None else (self.low, self.high)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a ratio goes through, and its slope, by which an error is carried over (delta method)."""
+
+    at: Callable[[Floats], Floats]
+    slope: Callable[[Floats], Floats]
+
+
+STRAIGHT = Curve(at=lambda ratio: ratio, slope=np.ones_like)
+EXPONENTIAL = Curve(at=np.exp, slope=np.exp)
 
 
 @dataclass(frozen=True)
@@ -136,8 +148,48 @@ def paired_ratio_difference(
     return _estimate([a, b], clusters, confidence, seed)
 
 
-def _estimate(terms: list[tuple[Floats, Floats]], clusters: Clusters, confidence: float, seed: int) -> Estimate:
-    """The first ratio, minus the second where there are two."""
+def perplexity_estimate(
+    nats: Values,
+    tokens: Values,
+    clusters: Clusters,
+    confidence: float = DEFAULT_CONFIDENCE,
+    seed: int = DEFAULT_SEED,
+) -> Estimate:
+    """exp(Σnats/Σtokens) over rows; the ends of its interval are those of the mean, exponentiated.
+
+    Raises:
+        ValueError: lengths differ, a number of tokens is negative, or a cluster id is missing.
+    """
+    mean = ratio_estimate(nats, tokens, clusters, confidence, seed)
+
+    def exp(value: float | None) -> float | None:
+        return None if value is None else float(np.exp(value))
+
+    return replace(mean, value=exp(mean.value), low=exp(mean.low), high=exp(mean.high))
+
+
+def paired_perplexity_difference(
+    nats_a: Values,
+    tokens_a: Values,
+    nats_b: Values,
+    tokens_b: Values,
+    clusters: Clusters,
+    confidence: float = DEFAULT_CONFIDENCE,
+    seed: int = DEFAULT_SEED,
+) -> Estimate:
+    """Difference of two perplexities over the same rows, resampled together; the t interval is by the delta method.
+
+    Raises:
+        ValueError: lengths differ, a number of tokens is negative, or a cluster id is missing.
+    """
+    a, b = (_floats(nats_a), _floats(tokens_a)), (_floats(nats_b), _floats(tokens_b))
+    return _estimate([a, b], clusters, confidence, seed, EXPONENTIAL)
+
+
+def _estimate(
+    terms: list[tuple[Floats, Floats]], clusters: Clusters, confidence: float, seed: int, curve: Curve = STRAIGHT
+) -> Estimate:
+    """The first ratio, minus the second where there are two; each on the curve."""
     labels = _labels(clusters)
     _check(terms, labels)
     n_clusters = int(labels.max()) + 1 if len(labels) else 0
@@ -151,23 +203,27 @@ def _estimate(terms: list[tuple[Floats, Floats]], clusters: Clusters, confidence
     if any(denominators.sum() == 0 for _, denominators in terms):
         return result(None, None, Method.NO_DATA)
     ratios = [_Ratio(_sums(top, labels), _sums(bottom, labels)) for top, bottom in terms]
-    value = ratios[0].value - (ratios[1].value if len(ratios) > 1 else 0.0)
+    points = [float(curve.at(np.float64(r.value))) for r in ratios]
+    value = points[0] - (points[1] if len(points) > 1 else 0.0)
     if n_clusters < 2:
         return result(value, None, Method.TOO_FEW_CLUSTERS)
-    influence = _influence(ratios)
+    influence = _influence(ratios, curve)
     if np.allclose(influence, 0, rtol=0, atol=1e-12 * max(1.0, abs(value))):
         return result(value, None, Method.NO_VARIANCE)
     if n_clusters < BOOTSTRAP_MIN_CLUSTERS:
         return result(value, _t_interval(value, influence, confidence), Method.CLUSTER_T)
-    interval = _bootstrap_interval(ratios, confidence, np.random.default_rng(seed))
+    interval = _bootstrap_interval(ratios, confidence, np.random.default_rng(seed), curve)
     if interval is None:
         return result(value, None, Method.NO_DATA)
     return result(value, interval, Method.CLUSTER_BOOTSTRAP)
 
 
-def _influence(ratios: list[_Ratio]) -> Floats:
+def _influence(ratios: list[_Ratio], curve: Curve) -> Floats:
     """What each cluster adds to the statistic's error, shape (clusters,): the linearised ratio, summed to zero."""
-    parts = [(r.numerators - r.value * r.denominators) / r.denominators.sum() for r in ratios]
+    parts = [
+        curve.slope(np.float64(r.value)) * (r.numerators - r.value * r.denominators) / r.denominators.sum()
+        for r in ratios
+    ]
     return cast(Floats, parts[0] - parts[1] if len(parts) > 1 else parts[0])
 
 
@@ -180,7 +236,7 @@ def _t_interval(value: float, influence: Floats, confidence: float) -> tuple[flo
 
 
 def _bootstrap_interval(
-    ratios: list[_Ratio], confidence: float, rng: np.random.Generator
+    ratios: list[_Ratio], confidence: float, rng: np.random.Generator, curve: Curve
 ) -> tuple[float, float] | None:
     """Percentile interval over resampled clusters; None where a resample may have nothing to divide by."""
     n_clusters = len(ratios[0].numerators)
@@ -192,7 +248,7 @@ def _bootstrap_interval(
         bottoms = [r.denominators[drawn].sum(axis=1) for r in ratios]
         if any((bottom == 0).any() for bottom in bottoms):
             return None
-        values = [r.numerators[drawn].sum(axis=1) / bottom for r, bottom in zip(ratios, bottoms, strict=True)]
+        values = [curve.at(r.numerators[drawn].sum(axis=1) / b) for r, b in zip(ratios, bottoms, strict=True)]
         replicates.append(values[0] - values[1] if len(values) > 1 else values[0])
     tail = (1 - confidence) / 2
     low, high = np.quantile(np.concatenate(replicates), [tail, 1 - tail])

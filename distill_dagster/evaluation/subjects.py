@@ -86,7 +86,7 @@ def wanted_predictions(
         read_as = settings | {"teacher_dtype": distillation.spec.teacher.dtype}
 
     def learner(system: str, label: str, version: str, folder: Path, student: str) -> Wanted:
-        limit = distillation.spec.students[student].max_length if subjects.teacher else None
+        limit = distillation.spec.students[student].max_length
         model = subject_model(label, folder)
         return Wanted.of(system, model, compared | {"model": version}, read_as, limit)
 

@@ -7,13 +7,15 @@ import polars as pl
 
 from distill_dagster.evaluation.declared_metrics import metric_facts
 from distill_dagster.evaluation.label_f1 import macro_f1, macro_f1_difference
-from distill_dagster.evaluation.model import COUNT_BASELINES, Comparison, Measure, System, Unit, answering
+from distill_dagster.evaluation.model import COUNT_BASELINES, PERPLEXITY, Comparison, Measure, System, Unit, answering
 from distill_dagster.evaluation.predictions import KEY, LABEL, REFERENCE_LABEL, TEACHER_LABEL, vs_reference, vs_teacher
 from distill_dagster.evaluation.statistics import (
     Estimate,
     mean_estimate,
     paired_difference,
+    paired_perplexity_difference,
     paired_ratio_difference,
+    perplexity_estimate,
     ratio_estimate,
 )
 from distill_dagster.spec.metrics import MACRO_F1, MetricName, MetricSpec, metric_name
@@ -73,6 +75,10 @@ class Scored:
         """Σtop/Σbottom over rows where both are known, and paired differences of two such rates."""
         return self._measure(quantity, {"top": top, "bottom": bottom}, systems, pairs)
 
+    def perplexity(self, quantity: Quantity, systems: Sequence[str], pairs: Pairs) -> Measure:
+        """exp(Σnats/Σtokens) of the teacher's answers; paired differences where both models read the same tokens."""
+        return self._measure(quantity, {"nats": pl.col("nll_sum"), "read": pl.col("nll_tokens")}, systems, pairs)
+
     def macro_f1(self, quantity: Quantity, target: str, systems: Sequence[str], pairs: Pairs) -> Measure:
         """Macro F1 over rows whose `target`, a column of labels, is known; what is no label is wrong there."""
         return self._measure(quantity, {"target": pl.col(target), "said": pl.col(LABEL)}, systems, pairs)
@@ -96,7 +102,7 @@ class Scored:
         self, quantity: Quantity, columns: dict[str, pl.Expr], systems: Sequence[str], pairs: Pairs
     ) -> Measure:
         rows = {system: self._rows(system, columns) for system in systems}
-        present = [(left, right) for left, right in pairs if len(rows[left]) and len(rows[right])]
+        present = [(left, right) for left, right in pairs if _are_comparable(rows[left], rows[right])]
         return Measure(
             name=quantity.name,
             label=quantity.label,
@@ -116,6 +122,9 @@ class Scored:
             return macro_f1(rows["target"].to_list(), rows["said"].to_list(), clusters, self.confidence)
         if "value" in rows.columns:
             return mean_estimate(rows["value"].to_numpy(), clusters, self.confidence, self.seed)
+        if "nats" in rows.columns:
+            nats, read = rows["nats"].to_numpy(), rows["read"].to_numpy()
+            return perplexity_estimate(nats, read, clusters, self.confidence, self.seed)
         return ratio_estimate(rows["top"].to_numpy(), rows["bottom"].to_numpy(), clusters, self.confidence, self.seed)
 
     def _difference(self, both: pl.DataFrame) -> Estimate:
@@ -126,6 +135,13 @@ class Scored:
         if "value" in both.columns:
             a, b = both["value"].to_numpy(), both["value_right"].to_numpy()
             return paired_difference(a, b, clusters, self.confidence, self.seed)
+        if "nats" in both.columns:
+            nats, read, nats_right, read_right = (
+                both[name].to_numpy() for name in ("nats", "read", "nats_right", "read_right")
+            )
+            return paired_perplexity_difference(
+                nats, read, nats_right, read_right, clusters, self.confidence, self.seed
+            )
         top, bottom, top_right, bottom_right = (
             both[name].to_numpy() for name in ("top", "bottom", "top_right", "bottom_right")
         )
@@ -144,8 +160,8 @@ def quality_table(scored: Scored, metrics: Entries) -> list[Measure]:
 
 
 def fidelity_table(scored: Scored, metrics: Entries) -> list[Measure]:
-    """Closeness to the teacher: forward KL and top-1 agreement per token (local teachers), and metrics against its
-    answers; a metric that needs no reference is none of these.
+    """Closeness to the teacher: forward KL and top-1 agreement per token (local teachers), the perplexity of its
+    answers, and metrics against them; a metric that needs no reference is none of these.
     """
     table = []
     if scored.predictions["kl_tokens"].is_not_null().any():
@@ -159,6 +175,9 @@ def fidelity_table(scored: Scored, metrics: Entries) -> list[Measure]:
             scored.rate(divergence, pl.col("kl_sum"), tokens, scored.learners, scored.against()),
             scored.rate(agreement, pl.col("top1_hits"), tokens, guessing, scored.against(*COUNT_BASELINES)),
         ]
+    if scored.predictions["nll_tokens"].is_not_null().any():
+        likelihood = Quantity(PERPLEXITY, "Perplexity", "of the teacher’s answers, per token", "perplexity", False)
+        table.append(scored.perplexity(likelihood, scored.learners, scored.against()))
     again = (System.TEACHER_AGAIN,) if scored.has_teacher_again else ()
     systems, pairs = (*again, *scored.learners), scored.against(*again)
     texts = [
@@ -189,6 +208,16 @@ def health_table(scored: Scored) -> list[Measure]:
 def _quantity(metric: MetricName | MetricSpec) -> Quantity:
     facts = metric_facts(metric)
     return Quantity(facts.name, facts.label, facts.description, "score", True)
+
+
+def _are_comparable(left: pl.DataFrame, right: pl.DataFrame) -> bool:
+    """Whether both have rows, and where these are read token by token, as many tokens in each: the same tokenizer."""
+    if left.is_empty() or right.is_empty():
+        return False
+    if "read" not in left.columns:
+        return True
+    both = _paired(left, right)
+    return both["read"].equals(both["read_right"])
 
 
 def _paired(left: pl.DataFrame, right: pl.DataFrame) -> pl.DataFrame:

@@ -17,6 +17,8 @@ from scipy.special import stdtrit
 from distill_dagster.evaluation.statistics import (
     BOOTSTRAP_MIN_CLUSTERS,
     BOOTSTRAP_RESAMPLES,
+    STRAIGHT,
+    Curve,
     Estimate,
     Floats,
     Method,
@@ -49,10 +51,13 @@ class _Spread:
     groups: int
 
 
-def unpaired_difference(a: Side, b: Side, confidence: float, seed: int) -> Estimate:
+def unpaired_difference(a: Side, b: Side, confidence: float, seed: int, curve: Curve = STRAIGHT) -> Estimate:
     """The statistic on `a` less that on `b`; n and groups are those of both sides.
 
     There is no interval where a side has fewer than two groups, or the same value in every group.
+
+    Args:
+        curve: what each ratio goes through.
 
     Raises:
         ValueError: a group is on both sides.
@@ -71,12 +76,12 @@ def unpaired_difference(a: Side, b: Side, confidence: float, seed: int) -> Estim
     if any(bottom.sum() == 0 for side in (a, b) for _, bottom in side.terms):
         return result(None, None, Method.NO_DATA)
     sums = [_by_group(side) for side in (a, b)]
-    left, right = map(_spread, sums)
+    left, right = (_spread(one, curve) for one in sums)
     value = left.value - right.value
     if min(map(len, groups)) < BOOTSTRAP_MIN_CLUSTERS or _is_constant(left, right):
         return result(value, *_welch(left, right, confidence))
     rng = np.random.default_rng(seed)
-    replicates = [_replicates(one, rng) for one in sums]
+    replicates = [_replicates(one, rng, curve) for one in sums]
     if replicates[0] is None or replicates[1] is None:
         return result(value, None, Method.NO_DATA)
     tail = (1 - confidence) / 2
@@ -104,14 +109,18 @@ def _by_group(side: Side) -> list[Term]:
     return [(sums(top), sums(bottom)) for top, bottom in side.terms]
 
 
-def _spread(sums: Sequence[Term]) -> _Spread:
+def _spread(sums: Sequence[Term], curve: Curve) -> _Spread:
     """Of a ratio or a difference of two, linearised: the groups' influences sum to zero."""
-    ratios = [float(top.sum() / bottom.sum()) for top, bottom in sums]
-    influences = [(top - ratio * bottom) / bottom.sum() for (top, bottom), ratio in zip(sums, ratios, strict=True)]
+    ratios = [top.sum() / bottom.sum() for top, bottom in sums]
+    influences = [
+        curve.slope(ratio) * (top - ratio * bottom) / bottom.sum()
+        for (top, bottom), ratio in zip(sums, ratios, strict=True)
+    ]
     influence = influences[0] - influences[1] if len(sums) > 1 else influences[0]
     groups = len(influence)
     correction = groups / (groups - 1) if groups > 1 else 0.0
-    value = ratios[0] - ratios[1] if len(sums) > 1 else ratios[0]
+    points = [float(curve.at(ratio)) for ratio in ratios]
+    value = points[0] - points[1] if len(sums) > 1 else points[0]
     return _Spread(value, float(correction * np.square(influence).sum()), groups)
 
 
@@ -140,7 +149,7 @@ def _welch(a: _Spread, b: _Spread, confidence: float) -> tuple[tuple[float, floa
     return (value - reach, value + reach), Method.WELCH_T
 
 
-def _replicates(sums: Sequence[Term], rng: np.random.Generator) -> Floats | None:
+def _replicates(sums: Sequence[Term], rng: np.random.Generator, curve: Curve) -> Floats | None:
     """The statistic on resampled groups, shape (resamples,); None where a resample may have nothing to divide by."""
     groups = len(sums[0][0])
     step = max(1, _DRAWS_AT_ONCE // groups)
@@ -150,6 +159,6 @@ def _replicates(sums: Sequence[Term], rng: np.random.Generator) -> Floats | None
         bottoms = [bottom[drawn].sum(axis=1) for _, bottom in sums]
         if any((bottom == 0).any() for bottom in bottoms):
             return None
-        ratios = [top[drawn].sum(axis=1) / bottom for (top, _), bottom in zip(sums, bottoms, strict=True)]
+        ratios = [curve.at(top[drawn].sum(axis=1) / bottom) for (top, _), bottom in zip(sums, bottoms, strict=True)]
         found.append(ratios[0] - ratios[1] if len(ratios) > 1 else ratios[0])
     return np.concatenate(found)

@@ -127,7 +127,8 @@ def _quality(report: EvaluationReport) -> Card:
 
 def _fidelity(report: EvaluationReport) -> Card:
     top1 = report.measure("fidelity", "top1")
-    others = (report.measure("fidelity", report.primary_metric), *report.fidelity)
+    texts = [one for one in report.fidelity if one.unit == "score"]
+    others = (report.measure("fidelity", report.primary_metric), *texts)
     measure = top1 or next((one for one in others if one is not None), None)
     if measure is None:
         return Card("closeness to the teacher", UNDEFINED, "no metric compares with the teacher’s answers")

@@ -38,7 +38,7 @@ def write_evaluation(folder: Path, inputs: EvaluationInputs) -> EvaluationReport
         SpecError: a metric's JSON Schema cannot be read.
     """
     names = inputs.spec.evaluation.metric_names
-    with open_metrics(inputs.spec, inputs.folder, inputs.project_root) as metrics:
+    with open_metrics(inputs.spec, inputs.folder, inputs.project_root, inputs.similarities) as metrics:
         labels = inputs.spec.teacher.labels or ()
         predictions = build_predictions(inputs.test, inputs.generated, inputs.fidelity, names, metrics, labels)
         if (away := inputs.held_out) is not None:

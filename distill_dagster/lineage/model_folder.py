@@ -21,15 +21,25 @@ def find_model(distillation: Distillation, name: str, revision: str | None = Non
         TeacherError: found nowhere.
     """
     root = distillation.project.root
-    for folder in (distillation.folder / name, root / name, root / MODELS_FOLDER / name, Path(name)):
-        if (folder / "config.json").is_file():
-            return folder.resolve()
+    if (found := local_model(distillation.folder, root, name)) is not None:
+        return found
     if name.count("/") != 1:
         raise TeacherError(
             f"no model {name!r}: write a folder with config.json (relative to {distillation.folder} or {root}), "
             f"a folder's name under {root / MODELS_FOLDER}, or a hub id `owner/name`"
         )
     return _from_hub(name, revision)
+
+
+def local_model(folder: Path, root: Path, name: str) -> Path | None:
+    """The folder of a model that is on this machine under its name; None where it is not.
+
+    Args:
+        folder: the YAML file's.
+        root: the project's.
+    """
+    places = (folder / name, root / name, root / MODELS_FOLDER / name, Path(name))
+    return next((place.resolve() for place in places if (place / "config.json").is_file()), None)
 
 
 def saved_dtype(folder: Path) -> Dtype:

@@ -12,11 +12,11 @@ from distill_dagster.spec.base import SpecModel
 ReferenceMetricName = Literal["exact_match", "token_f1", "rouge_l", "bleu", "chrf", "contains", "label_accuracy"]
 MetricName = Literal[ReferenceMetricName, "json_valid", "macro_f1"]
 MACRO_F1 = "macro_f1"
-PARAMETERS = ("regex", "json_schema", "python")
+PARAMETERS = ("regex", "json_schema", "python", "embedding_similarity")
 # Names of other measures and columns that stand beside a metric's in reports and tables.
 RESERVED_NAMES = frozenset(
     {
-        *("forward_kl", "top1", "no_stop", "repetition_rate", "length_ratio", "tokens"),
+        *("forward_kl", "top1", "perplexity", "no_stop", "repetition_rate", "length_ratio", "tokens"),
         *("design", "prompt_id", "sample", "model", "group_id", "partition", "split", "slice"),
         *("text", "reference", "prediction"),
         *("messages", "request_key", "status", "detail", "answer", "problem", "usable", "words", "cost"),
@@ -29,7 +29,7 @@ _UNSAFE = re.compile(r"[^0-9A-Za-z_]")
 
 
 class MetricSpec(SpecModel):
-    """A metric with a parameter; exactly one of `regex`, `json_schema`, `python`. One without is its name alone."""
+    """A metric with a parameter; exactly one of the first four keys. One without is its name alone."""
 
     regex: str | None = Field(
         None,
@@ -45,6 +45,15 @@ class MetricSpec(SpecModel):
         pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$",
         description="`module.function` beside the YAML file: (prediction, reference, row) → number from 0 to 1.",
     )
+    embedding_similarity: str | None = Field(
+        None,
+        min_length=1,
+        description="Cosine of the embeddings of both texts, 0 where negative: means over a model's last hidden "
+        "states. The model: a folder, a folder under `.models/`, or a hub id with `revision`.",
+    )
+    revision: str | None = Field(
+        None, min_length=1, description="Only for `embedding_similarity`: the commit of a model of the hub."
+    )
     needs_reference: bool = Field(
         True,
         description="Only for `python`: `false` where it judges the answer alone; "
@@ -52,7 +61,7 @@ class MetricSpec(SpecModel):
     )
     name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")] | None = Field(
         None,
-        description="In columns, reports and the gate; default: `regex`, `json_schema`, or `python_module_function`.",
+        description="In columns, reports and the gate; default: the parameter's key, or `python_module_function`.",
     )
 
     @model_validator(mode="after")
@@ -62,6 +71,8 @@ class MetricSpec(SpecModel):
             raise ValueError(f"write exactly one of {', '.join(PARAMETERS)} (seen: {' and '.join(given) or 'none'})")
         if not self.needs_reference and self.python is None:
             raise ValueError(f"needs_reference: only for python; {given[0]} never looks at a reference, so remove it")
+        if self.revision is not None and self.embedding_similarity is None:
+            raise ValueError(f"revision: only for embedding_similarity; {given[0]} has none, so remove it")
         if self.name in _BUILT_IN or self.name in RESERVED_NAMES:
             raise ValueError(f"name: {self.name!r} is already something else's; write another")
         return self

@@ -31,6 +31,7 @@ __all__ = [
     "divergence_loss",
     "full_kl",
     "sparse_kl",
+    "token_nll",
 ]
 
 
@@ -148,24 +149,52 @@ def divergence_loss(
 
 
 @torch.no_grad()
-def full_kl(hidden: Tensor, head: Head, teacher: DenseTargets) -> tuple[Tensor, Tensor]:
-    """Forward KL over the whole vocabulary, and whether both models' first choices agree.
+def full_kl(hidden: Tensor, head: Head, teacher: DenseTargets, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Forward KL over the whole vocabulary, the surprise of the tokens that came, and whether first choices agree.
+
+    Args:
+        hidden: [tokens, hidden], from which the tokens are predicted.
+        head: the student's.
+        teacher: at the same tokens; the shorter of both vocabularies counts.
+        labels: [tokens] int64, the completion's own tokens.
 
     Returns:
-        [tokens] float32, nats at temperature 1, and [tokens] bool.
+        [tokens] float32, nats at temperature 1; -log q(label), likewise; [tokens] bool.
     """
     vocabulary = _vocabulary(head, teacher)
     student, model = Projection.of(hidden, head, vocabulary), Projection.of(teacher.hidden, teacher.head, vocabulary)
     divergence = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+    surprise = torch.empty_like(divergence)
     agreement = torch.empty(len(hidden), dtype=torch.bool, device=hidden.device)
     for tokens in student.chunks():
         product, taught = student.product(tokens), model.product(tokens)
         for rows in student.blocks(product):
             q, p = student.logits(product[rows], 1.0)[0], model.logits(taught[rows], 1.0)[0].to(student.precise)
-            first = q.argmax(1, keepdim=True)
-            agreement[tokens][rows] = first.squeeze(1) == p.argmax(1)
-            divergence[tokens][rows] = compare_whole(q, p, first, Divergence.FORWARD_KL, 0.0, None)[0]
-    return divergence, agreement
+            agreement[tokens][rows] = q.argmax(1) == p.argmax(1)
+            said = labels[tokens][rows].unsqueeze(1)
+            found = compare_whole(q, p, said, Divergence.FORWARD_KL, 0.0, None)
+            divergence[tokens][rows], surprise[tokens][rows] = found
+    return divergence, surprise, agreement
+
+
+@torch.no_grad()
+def token_nll(hidden: Tensor, head: Head, labels: Tensor) -> Tensor:
+    """-log q(label) of each token, [tokens] float32 in nats at temperature 1.
+
+    Args:
+        hidden: [tokens, hidden], from which the tokens are predicted.
+        head: the model's.
+        labels: [tokens] int64, the tokens that came.
+    """
+    model = Projection.of(hidden, head, head.vocabulary)
+    nll = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+    for tokens in model.chunks():
+        product = model.product(tokens)
+        for rows in model.blocks(product):
+            logits = model.logits(product[rows], 1.0)[0]
+            said = logits.gather(1, labels[tokens][rows].unsqueeze(1)).squeeze(1)
+            nll[tokens][rows] = logits.logsumexp(1) - said
+    return nll
 
 
 @torch.no_grad()

@@ -120,7 +120,7 @@ class LogitObjective:
         """
         head = Head.of(model, self._vocabulary)
         if self._kept is not None:
-            return full_kl(hidden, head, self._full(positions, hidden.device))[0].sum()
+            return full_kl(hidden, head, self._full(positions, hidden.device), labels)[0].sum()
         if self._validation.identity.method == "sample":
             drawn = {name: tensor.to(hidden.device) for name, tensor in _draws(self._validation, positions, 0).items()}
             return divergence_loss(hidden, head, DrawnTargets(**drawn), labels, self._settings)

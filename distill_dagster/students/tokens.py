@@ -78,6 +78,11 @@ class TokenisedRows:
         return self.rows["prompt_tokens"].to_numpy()
 
 
+def completion_tokens(tokenizer: PreTrainedTokenizerBase, text: str, end: int) -> list[int]:
+    """Token ids of a completion that is known as text, with the id that ends a turn behind it."""
+    return [*cast(list[int], tokenizer.encode(text, add_special_tokens=False)), end]
+
+
 def tokenise(
     rows: pl.DataFrame,
     tokenizer: PreTrainedTokenizerBase,
@@ -122,9 +127,5 @@ def _encode(
     for prompt_id, sample, messages, completion, stored in rows.select(columns).iter_rows():
         prompt = encode_chat(tokenizer, json.loads(messages), error=StudentError)
         usable = use_stored_ids and stored and decode_text(tokenizer, stored).strip() == completion.strip()
-        answer = stored if usable else [*_encode_text(tokenizer, completion), end]
+        answer = stored if usable else completion_tokens(tokenizer, completion, end)
         yield prompt_id, sample, [*prompt, *answer], len(prompt)
-
-
-def _encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return cast(list[int], tokenizer.encode(text, add_special_tokens=False))

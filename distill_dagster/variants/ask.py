@@ -10,6 +10,8 @@ from distill_dagster.project import Distillation
 from distill_dagster.prompts.build import PromptBuild, build_prompts
 from distill_dagster.prompts.splits import Split, sha256_hex
 from distill_dagster.prompts.store import PROMPTS_SCHEMA
+from distill_dagster.spec.distillation import DistillationSpec
+from distill_dagster.spec.metrics import MACRO_F1, metric_name
 from distill_dagster.teachers.asking.obtaining import Purse, obtain
 from distill_dagster.teachers.asking.survey import Survey, survey
 from distill_dagster.teachers.protocol import Teacher
@@ -80,9 +82,10 @@ def prepare(distillation: Distillation, rows: int, launch: Launch) -> Inquiry:
 
     Raises:
         SpecError: the variants cannot be used.
-        EvaluationError: the validation split is empty.
+        EvaluationError: the validation split is empty, or no declared metric is one of texts alone.
         DistillError: the prompts or the teacher cannot be used as declared.
     """
+    of_texts(distillation.spec)
     designs = make_designs(distillation)
     declared = build_prompts(designs[0].distillation)
     validation = _all_prompts(declared).filter(pl.col("split") == Split.VALIDATION.value)
@@ -105,6 +108,22 @@ def prepare(distillation: Distillation, rows: int, launch: Launch) -> Inquiry:
         failed=declared.failed,
         questions=questions,
     )
+
+
+def of_texts(spec: DistillationSpec) -> DistillationSpec:
+    """The declaration without metrics that take a model: prompt designs are not compared on them.
+
+    Raises:
+        EvaluationError: no metric is left.
+    """
+    metrics = [entry for entry in spec.evaluation.metrics if isinstance(entry, str) or not entry.embedding_similarity]
+    if all(entry == MACRO_F1 for entry in metrics):
+        raise EvaluationError(
+            "evaluation.metrics: prompt designs are not compared by embedding_similarity; add one of the other metrics"
+        )
+    gate = spec.evaluation.gate
+    kept = gate if gate is not None and gate.metric in map(metric_name, metrics) else None
+    return spec.model_copy(update={"evaluation": spec.evaluation.model_copy(update={"metrics": metrics, "gate": kept})})
 
 
 def ask(inquiry: Inquiry) -> list[pl.DataFrame]:

@@ -18,7 +18,7 @@ from distill_dagster.teachers.answers.selection import is_usable
 from distill_dagster.teachers.answers.validity import is_judged
 from distill_dagster.teachers.anthropic.teacher import AnthropicTeacher
 from distill_dagster.teachers.money.dollars import MICRO
-from distill_dagster.variants.ask import ROW_COLUMNS, Inquiry, Question
+from distill_dagster.variants.ask import ROW_COLUMNS, Inquiry, Question, of_texts
 from distill_dagster.variants.headlines import headlines
 from distill_dagster.variants.make import DECLARED, declared_values
 from distill_dagster.variants.model import Agreement, DesignFacts, DesignMeasure, MeasureUnit, VariantsReport
@@ -58,7 +58,7 @@ def score_answers(inquiry: Inquiry, answers: Sequence[pl.DataFrame]) -> pl.DataF
 
 def compare(inquiry: Inquiry, scored: pl.DataFrame) -> VariantsReport:
     """The report on `score_answers`."""
-    evaluation = inquiry.distillation.spec.evaluation
+    evaluation = of_texts(inquiry.distillation.spec).evaluation
     comparison = _Comparison(scored, [q.design.name for q in inquiry.questions], evaluation.confidence)
     measures = [comparison.measure(quantity) for quantity in _quantities(inquiry, evaluation)]
     agreement = comparison.agreement()
@@ -211,7 +211,7 @@ def _scored(inquiry: Inquiry, question: Question, answers: pl.DataFrame) -> pl.D
     texts = judged["answer"].to_list()
     counts = pl.Series("words", [None if text is None else len(words(text)) for text in texts], dtype=pl.Int64)
     declared = inquiry.distillation
-    with open_metrics(declared.spec, declared.folder, declared.project.root) as metrics:
+    with open_metrics(of_texts(declared.spec), declared.folder, declared.project.root) as metrics:
         scores = [_scores(metric, texts, judged) for metric in metrics.values()]
     return judged.with_columns(counts, *scores).select(*ANSWER_COLUMNS, *metrics)
 

@@ -107,12 +107,14 @@ def make_fidelity(test: pl.DataFrame) -> pl.DataFrame:
             ("bigram", None, 0.29),
         ):
             kl = None if divergence is None else divergence * tokens * rng.uniform(0.5, 1.5)
-            rows.append((prompt_id, sample, model, tokens, kl, sum(rng.random() < agreement for _ in ids)))
+            nll = None if kl is None else kl + tokens * rng.uniform(0.1, 0.3)
+            rows.append((prompt_id, sample, model, tokens, nll, kl, sum(rng.random() < agreement for _ in ids)))
     schema = {
         "prompt_id": pl.String,
         "sample": pl.Int32,
         "model": pl.String,
         "tokens": pl.Int32,
+        "nll_sum": pl.Float64,
         "kl_sum": pl.Float64,
         "top1_hits": pl.Int32,
     }
@@ -217,6 +219,12 @@ def make_side_by_side(inputs: EvaluationInputs) -> EvaluationInputs:
     )
 
 
+def without_distributions(fidelity: pl.DataFrame) -> pl.DataFrame:
+    """What a hosted teacher leaves of it: the likelihood of its answers."""
+    unknown = (pl.lit(None, dtype=fidelity.schema[name]).alias(name) for name in ("kl_sum", "top1_hits"))
+    return fidelity.drop_nulls("nll_sum").with_columns(*unknown)
+
+
 def as_model(frame: pl.DataFrame, name: str, source: str) -> pl.DataFrame:
     """The rows of a model `source` as those of another model."""
     return frame.filter(pl.col("model") == source).with_columns(model=pl.lit(name))
@@ -224,15 +232,16 @@ def as_model(frame: pl.DataFrame, name: str, source: str) -> pl.DataFrame:
 
 @pytest.fixture
 def hosted(inputs: EvaluationInputs) -> EvaluationInputs:
-    """The same with a hosted teacher and no human references: nothing per token, no quality, no teacher's size."""
+    """The same with a hosted teacher and no human references: of its tokens nothing, no quality, no teacher's size."""
     results = {"student": make_result(84_961_728, 339_880_312, 412.5), "base": make_result(84_961_728, 169_950_312, 1)}
+    assert inputs.fidelity is not None
     return dataclasses.replace(
         inputs,
         versions=Versions(dataset="da" * 32, student="57" * 32),
         test=inputs.test.with_columns(
             reference=pl.lit(None, dtype=pl.String), completion_ids=pl.lit(None, dtype=pl.List(pl.Int32))
         ),
-        fidelity=None,
+        fidelity=without_distributions(inputs.fidelity),
         results=results,
     )
 

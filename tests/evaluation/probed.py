@@ -9,7 +9,7 @@ import polars as pl
 from distill_dagster.evaluation.inputs import EvaluationInputs, GoldenInputs, HeldOutInputs
 from distill_dagster.golden.looks import Look
 from distill_dagster.spec.golden import GoldenSetSpec
-from tests.evaluation.conftest import make_fidelity, make_generated, make_test_split, spoil
+from tests.evaluation.conftest import make_fidelity, make_generated, make_test_split, spoil, without_distributions
 
 AWAY = {"astronomy": "law", "cooking": "law", "travel": "medicine"}
 
@@ -37,7 +37,9 @@ def with_held_out(inputs: EvaluationInputs, rows: int = 36, *, is_harder: bool =
         named = pl.lit(f"student/{other.name}").alias("model")
         generated.append(generated[0].filter(pl.col("model") == "student").with_columns(named))
         fidelity.append(fidelity[0].filter(pl.col("model") == "student").with_columns(named))
-    measured = pl.concat(fidelity) if inputs.fidelity is not None else None
+    measured = pl.concat(fidelity)
+    if inputs.versions.teacher is None:
+        measured = without_distributions(measured)
     held_out = HeldOutInputs(away, pl.concat(generated), measured)
     return dataclasses.replace(
         declared(inputs, held_out_partitions=["law", "medicine"]),

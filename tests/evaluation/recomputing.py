@@ -12,7 +12,7 @@ from distill_dagster.evaluation.model import EvaluationReport, HeldOut, Measure
 from distill_dagster.evaluation.statistics import Estimate
 
 DOCS = Path(__file__).parents[2] / "docs" / "recompute.md"
-COLUMNS = {"forward_kl": "kl_sum", "top1": "top1_hits"}
+COLUMNS = {"forward_kl": "kl_sum", "top1": "top1_hits", "perplexity": "nll_sum"}
 AGAINST = {"quality": "_vs_reference", "fidelity": "_vs_teacher", "health": ""}
 
 

@@ -13,7 +13,7 @@ from distill_dagster.errors import EvaluationError, WorkerError
 from distill_dagster.evaluation.across.compare import compare_evaluations
 from distill_dagster.evaluation.across.stored import find_evaluation
 from distill_dagster.evaluation.build import EvaluationBuild, build_evaluation, evaluation_current
-from distill_dagster.jobs import RESULT_FILE, PredictJob, TrainResult
+from distill_dagster.jobs import RESULT_FILE, EmbedJob, PredictJob, TrainResult
 from distill_dagster.lifeline import Termination
 from distill_dagster.project import Distillation, Project
 from distill_dagster.spec.distillation import DistillationSpec
@@ -36,6 +36,7 @@ class Bench:
         self.checkpoints = checkpoints
         self.teacher = teacher
         self.jobs: list[PredictJob] = []
+        self.embedded: list[EmbedJob] = []
         self.declare()
         splits = ["train", "validation", "test", "test", "test", "train", "train", "train"]
         asked = [prompt(f"p{index}", text, splits[index]) for index, text in enumerate(LESSONS)]
@@ -92,10 +93,13 @@ class Bench:
 
         def launch(job_file: Path) -> None:
             job = read_job(job_file)
-            assert isinstance(job, PredictJob)
-            self.jobs.append(job)
             if run(job, Termination()):
                 raise WorkerError("the worker failed")
+            if isinstance(job, EmbedJob):
+                self.embedded.append(job)
+                return
+            assert isinstance(job, PredictJob)
+            self.jobs.append(job)
             if after is not None:
                 after(job)
 
@@ -221,6 +225,31 @@ def test_other_metrics_need_no_new_answers_and_a_longer_limit_does(bench: Bench)
     assert bench.asked[1] == bench.asked[0]
 
 
+def test_an_embedding_model_reads_what_is_stored_and_asks_nobody(bench: Bench) -> None:
+    bench.train("first")
+    bench.evaluate("first")
+
+    bench.declare(metrics=["chrf", {"embedding_similarity": str(bench.teacher)}])
+    build = bench.evaluate("first")
+
+    assert (len(bench.jobs), len(bench.embedded)) == (1, 1)
+    closeness = build.report().measure("fidelity", "embedding_similarity")
+    assert closeness is not None
+    assert {system: estimate.n for system, estimate in closeness.systems.items()} == {"student": 3, "base": 3}
+    assert closeness.systems["base"].value is not None
+    assert closeness.systems["base"].value > 0.5  # it is the teacher itself, cut short
+
+
+def test_a_model_of_the_hub_without_a_revision_is_told_before_anything_is_done(bench: Bench) -> None:
+    bench.train("first")
+    bench.declare(metrics=["chrf", {"embedding_similarity": "owner/embedder"}])
+
+    with pytest.raises(EvaluationError, match=r"'owner/embedder' is no folder here.*needs `revision`"):
+        bench.evaluate("first")
+
+    assert bench.jobs == []
+
+
 def test_the_same_inputs_are_adopted(bench: Bench) -> None:
     bench.train("first")
     first = bench.evaluate("first")
@@ -272,7 +301,7 @@ def test_the_documented_script_comes_to_the_numbers_of_a_built_evaluation(bench:
     found = table(run_script(scripts()["recompute"], build.folder / "predictions.parquet"))
 
     reported = {(column, left, right): estimate for column, _, left, right, estimate in said(build.report())}
-    numbers = {key: estimate.value for key, estimate in reported.items() if estimate.n}
+    numbers = {key: estimate.value for key, estimate in reported.items() if estimate.n and key[0] != "nll_sum"}
     again = {key: found[key]["left" if key[1] == key[2] else "difference"] for key in numbers}
     assert again == pytest.approx(numbers, rel=1e-9, abs=1e-9)
     assert {("kl_sum", "student", "base"), ("chrf_vs_teacher", "student", "student/second")} <= set(numbers)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from distill_dagster.evaluation.declared_metrics import metric_facts, metric_sou
 from distill_dagster.evaluation.inputs import EvaluationInputs
 from distill_dagster.evaluation.metadata import metric_plot_png, summary_markdown
 from distill_dagster.evaluation.model import EvaluationReport
+from distill_dagster.evaluation.similarity import text_pairs
 from distill_dagster.evaluation.write import write_evaluation
 from distill_dagster.metrics import Metric
 from distill_dagster.spec.distillation import DistillationSpec
@@ -233,11 +235,49 @@ def test_without_references_only_what_needs_none_is_in_the_tables(
     assert metric_plot_png(report).startswith(b"\x89PNG")
 
 
+def test_embedding_similarity_is_what_the_worker_found(tmp_path: Path, inputs: EvaluationInputs, folder: Path) -> None:
+    pairs = text_pairs([(inputs.test, inputs.generated)])
+    scores = {(left, right): (len(left) * 7 + len(right)) % 100 / 100 for left, right in pairs.iter_rows()}
+    metric = {"embedding_similarity": "minilm", "name": "meaning"}
+    known = dataclasses.replace(inputs, similarities={"meaning": scores})
+
+    report = evaluated(tmp_path, known, folder, [metric, "chrf"])
+
+    rows = pl.read_parquet(tmp_path / "evaluation" / "predictions.parquet")
+    teacher = dict(inputs.test.select("prompt_id", "completion").iter_rows())
+    student = rows.filter(model="student").row(0, named=True)
+    assert student["meaning_vs_reference"] == scores[student["prediction"], student["reference"]]
+    assert student["meaning_vs_teacher"] == scores[student["prediction"], teacher[student["prompt_id"]]]
+    assert report.primary_metric == "meaning"
+    quality = report.measure("quality", "meaning")
+    assert quality is not None
+    assert quality.description == "cosine of embeddings by minilm"
+    assert quality.systems["teacher"].n == quality.systems["student"].n == 71
+    assert report.measure("fidelity", "meaning") is not None
+
+
+def test_an_embedding_model_here_counts_by_its_weights_and_one_of_the_hub_by_its_revision(
+    inputs: EvaluationInputs, folder: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    root = folder.parent.parent
+    here = declare(inputs.spec, [{"embedding_similarity": "tiny"}])
+    there = declare(inputs.spec, [{"embedding_similarity": "owner/tiny", "revision": "1a2b"}])
+    shutil.copytree(tiny_model, root / ".models" / "tiny")
+    first = metric_sources(here, folder, root, tmp_path / "digests")
+
+    (root / ".models" / "tiny" / "model.safetensors").write_bytes(b"other weights")
+
+    second = metric_sources(here, folder, root, tmp_path / "digests")
+    assert first.keys() == second.keys() == {"embedding_similarity"}
+    assert first != second
+    assert metric_sources(there, folder, root) == {}
+
+
 def test_a_report_may_have_nothing_that_compares(tmp_path: Path, hosted: EvaluationInputs, folder: Path) -> None:
     report = evaluated(tmp_path, hosted, folder, ["json_valid"])
 
     page = (tmp_path / "evaluation" / "report.html").read_text(encoding="utf-8")
-    assert report.fidelity == []
+    assert [m.name for m in report.fidelity] == ["perplexity"]
     assert "no metric compares with the teacher’s answers" in page
     assert "the teacher scores 0 on every row" in page
     assert report.samples.worst == []
@@ -255,7 +295,8 @@ def test_macro_f1_without_references_is_closeness_only(tmp_path: Path, hosted: E
     report = evaluated(tmp_path, classified, folder, ["label_accuracy", "macro_f1"])
 
     assert report.measured_quality == []
-    assert [m.systems["student"].value for m in report.fidelity] == [1.0, 1.0]
+    texts = [m for m in report.fidelity if m.unit == "score"]
+    assert [m.systems["student"].value for m in texts] == [1.0, 1.0]
 
 
 def test_macro_f1_is_a_measure_beside_label_accuracy(tmp_path: Path, inputs: EvaluationInputs, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Forward KL and agreement against a dense float64 reference."""
+"""Likelihood, forward KL and agreement against a dense float64 reference."""
 
 import copy
 import dataclasses
@@ -13,6 +13,7 @@ from distill_dagster.evaluation import fidelity
 from distill_dagster.evaluation.fidelity import measure_baselines, measure_model, read_teacher
 from distill_dagster.evaluation.token_baselines import count_tokens
 from distill_dagster.jobs import ModelRef
+from distill_dagster.students import heads
 from distill_dagster.teachers.local.chat_model import ChatModel, load_chat_model
 from tests.tiny import make_tiny_model
 from tests.worker_jobs import dataset_rows
@@ -43,7 +44,7 @@ def dense(chat: ChatModel, prompt: list[int], completion: list[int]) -> torch.Te
 
 def measure(
     teacher: ChatModel, student: ChatModel, rows: pl.DataFrame, scratch: Path, max_length: int | None = None
-) -> tuple[pl.DataFrame, int] | None:
+) -> tuple[pl.DataFrame, int]:
     states = read_teacher(teacher, rows, scratch / "hidden", unheard)
     assert states is not None
     return measure_model(states, student, rows, max_length, unheard)
@@ -53,11 +54,16 @@ def unheard(done: int, total: int) -> None:
     """Progress that nobody reads."""
 
 
-def test_kl_and_agreement_equal_the_dense_reference(
+def surprise(log_probs: torch.Tensor, completion: list[int]) -> float:
+    """Negative log-likelihood of a completion, from `dense`."""
+    return -sum(float(log_probs[place, token]) for place, token in enumerate(completion))
+
+
+def test_likelihood_kl_and_agreement_equal_the_dense_reference(
     teacher: ChatModel, student: ChatModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(fidelity, "BATCH_TOKENS", 64)
-    monkeypatch.setattr(fidelity, "CHUNK_TOKENS", 5)
+    monkeypatch.setattr(heads, "CHUNK_TOKENS", 5)
     rows = dataset_rows(5, ids=IDS)
 
     found, too_long = measure(teacher, student, rows, tmp_path)
@@ -68,6 +74,7 @@ def test_kl_and_agreement_equal_the_dense_reference(
         p, q = (dense(chat, prompt, row["completion_ids"]) for chat in (teacher, student))
         assert measured["prompt_id"] == row["prompt_id"]
         assert measured["kl_sum"] == pytest.approx(float((p.exp() * (p - q)).sum()), rel=1e-4)
+        assert measured["nll_sum"] == pytest.approx(surprise(q, row["completion_ids"]), rel=1e-4)
         assert measured["top1_hits"] == int((p.argmax(-1) == q.argmax(-1)).sum())
         assert measured["tokens"] == len(row["completion_ids"])  # the stop token is one of them
 
@@ -108,12 +115,31 @@ def test_the_teacher_agrees_with_itself(teacher: ChatModel, tmp_path: Path):
     assert own["top1_hits"].to_list() == own["tokens"].to_list()
 
 
-def test_a_model_of_another_vocabulary_has_no_fidelity(teacher: ChatModel, student: ChatModel, tmp_path: Path):
+def test_a_model_of_another_vocabulary_reads_the_text_in_its_own_tokens(
+    teacher: ChatModel, student: ChatModel, tmp_path: Path
+):
     tokenizer = copy.deepcopy(student.tokenizer)
     tokenizer.add_tokens(["<new>"])
     stranger = dataclasses.replace(student, tokenizer=tokenizer)
+    rows = dataset_rows(5, ids=IDS)
 
-    assert measure(teacher, stranger, dataset_rows(5, ids=IDS), tmp_path) is None
+    found, _ = measure(teacher, stranger, rows, tmp_path)
+
+    assert found["kl_sum"].null_count() == found["top1_hits"].null_count() == 5
+    assert found.equals(measure_model(None, stranger, rows, None, unheard)[0])
+    assert found["tokens"].to_list() != [len(ids) for ids in IDS]
+
+
+def test_the_likelihood_of_a_hosted_teachers_texts(student: ChatModel):
+    rows = dataset_rows(4)
+
+    found, _ = measure_model(None, student, rows, None, unheard)
+
+    for row, measured in zip(rows.iter_rows(named=True), found.iter_rows(named=True), strict=True):
+        completion = [*student.tokenizer.encode(row["completion"]), student.tokenizer.eos_token_id]
+        log_probs = dense(student, student.encode(json.loads(row["messages"])), completion)
+        assert measured["tokens"] == len(completion)  # the stop token is one of them
+        assert measured["nll_sum"] == pytest.approx(surprise(log_probs, completion), rel=1e-4)
 
 
 def test_rows_that_are_too_long_for_a_model_are_counted(teacher: ChatModel, tmp_path: Path):

@@ -204,5 +204,5 @@ def test_without_references_and_with_a_hosted_teacher_only_closeness_is_compared
 
     assert report.held_out is not None
     assert (report.held_out.quality, report.held_out.quality_change, report.held_out.retention) == ([], [], [])
-    assert [m.name for m in report.held_out.fidelity_change] == ["rouge_l", "chrf", "exact_match"]
+    assert [m.name for m in report.held_out.fidelity_change] == ["perplexity", "rouge_l", "chrf", "exact_match"]
     assert EvaluationReport.model_validate_json((tmp_path / "report.json").read_text(encoding="utf-8")) == report

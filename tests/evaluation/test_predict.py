@@ -103,11 +103,23 @@ def test_samples_of_one_prompt_share_its_answer(tiny_model: Path, student: Path,
     assert answers["prediction"].n_unique() == 1
 
 
-def test_a_hosted_teacher_has_no_fidelity_file(student: Path, dataset: Path, tmp_path: Path):
+def test_of_a_hosted_teachers_answers_the_likelihood_is_measured(student: Path, dataset: Path, tmp_path: Path):
     dataset_rows(3).write_parquet(dataset / "test.parquet")
     job = predict_job(dataset, tmp_path / "out", learners={STUDENT: student}, teacher=None)
 
     predict(job)
+
+    fidelity = pl.read_parquet(job.out / STUDENT / "fidelity.parquet")
+    assert fidelity.null_count().row(0) == (0, 0, 0, 0, 3, 3)
+    assert (fidelity["nll_sum"] > 0).all()
+
+
+def test_where_answers_are_not_to_be_read_nothing_is(student: Path, dataset: Path, tmp_path: Path):
+    unanswered = dataset_rows(3).with_columns(completion=pl.lit(None, dtype=pl.String))
+    unanswered.write_parquet(dataset / "test.parquet")
+    job = predict_job(dataset, tmp_path / "out", learners={STUDENT: student}, teacher=None)
+
+    predict(job.model_copy(update={"read_answers": False}))
 
     assert {path.name for path in (job.out / STUDENT).iterdir()} == {"generated.parquet", "result.json"}
 

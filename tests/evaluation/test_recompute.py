@@ -66,7 +66,7 @@ def classified(inputs: EvaluationInputs) -> EvaluationInputs:
 
 
 def test_the_scripts_are_short_and_stand_alone() -> None:
-    of_predictions = ["recompute", "intervals", "change", "macro_f1", "golden"]
+    of_predictions = ["recompute", "intervals", "perplexity", "change", "macro_f1", "golden"]
     of_other_files = ["judge", "judge_intervals", "harness"]
     assert list(scripts()) == [*of_predictions, *of_other_files, "counts", "costs"]
     for script in scripts().values():
@@ -88,6 +88,8 @@ def test_estimates_and_differences(tmp_path: Path, request: pytest.FixtureReques
             continue
         row = found[column, left, right]
         value = row["left"] if left == right else row["difference"]
+        if measure.name == "perplexity":
+            value = math.exp(row["left"]) - (math.exp(row["right"]) if left != right else 0)
         assert value == pytest.approx(estimate.value, rel=EXACT, abs=EXACT), (measure.name, left, right)
         assert row["n"] == estimate.n
         compared += 1
@@ -133,6 +135,9 @@ def test_held_out_rows(tmp_path: Path, side_by_side: EvaluationInputs) -> None:
     for column, measure, left, right, estimate in said(away, ("quality", "fidelity")):
         if estimate.n:
             value = found[column, left, right]["left" if left == right else "difference"]
+            if measure.name == "perplexity":
+                left_value, right_value = (math.exp(found[column, left, right][side]) for side in ("left", "right"))
+                value = left_value - (right_value if left != right else 0)
             assert value == pytest.approx(estimate.value, rel=EXACT, abs=EXACT), (measure.name, left, right)
             assert found[column, left, right]["n"] == estimate.n
             compared += 1
@@ -150,6 +155,8 @@ def test_changes_out_of_distribution(tmp_path: Path, side_by_side: EvaluationInp
     assert report.held_out is not None
     compared = 0
     for column, measure, left, right, estimate in said(report.held_out, ("quality_change", "fidelity_change")):
+        if measure.name == "perplexity":
+            continue
         value, *ends = found[column, left, right]
         assert value == pytest.approx(estimate.value, rel=EXACT, abs=EXACT), (measure.name, left, right)
         if estimate.interval is not None:
@@ -170,14 +177,38 @@ def test_intervals(tmp_path: Path, inputs: EvaluationInputs, groups: int | None)
 
     methods = set()
     for column, measure, left, right, estimate in said(report):
-        if estimate.interval is None:
+        if estimate.interval is None or (measure.name == "perplexity" and left != right):
             continue
         low, high, boot_low, boot_high, n = found[column, left, right]
         ends = (low, high) if estimate.method == Method.CLUSTER_T else (boot_low, boot_high)
+        if measure.name == "perplexity":
+            ends = (math.exp(ends[0]), math.exp(ends[1]))
         assert ends == pytest.approx(estimate.interval, rel=EXACT, abs=EXACT), (measure.name, left, right)
         assert n == estimate.n_clusters
         methods.add(estimate.method)
     assert methods >= ({Method.CLUSTER_T} if groups else {Method.CLUSTER_BOOTSTRAP})
+
+
+@pytest.mark.parametrize("groups", [None, 9])
+def test_perplexity(tmp_path: Path, inputs: EvaluationInputs, groups: int | None) -> None:
+    gaps = with_gaps(inputs)
+    report, predictions = written(tmp_path, in_groups(gaps, groups) if groups else gaps)
+    alone = len(run(scripts()["recompute"], predictions))
+
+    lines = run(scripts()["recompute"] + scripts()["perplexity"], predictions)[alone:]
+
+    found = {tuple(row[:2]): list(map(float, row[2:])) for row in lines}
+    compared = 0
+    for _, measure, left, right, estimate in said(report, ("fidelity",)):
+        if measure.name != "perplexity" or left == right:
+            continue
+        mine, other, difference, low, high, boot_low, boot_high = found[left, right]
+        assert difference == pytest.approx(estimate.value, rel=EXACT)
+        assert mine - other == pytest.approx(difference, rel=EXACT)
+        ends = (low, high) if estimate.method == Method.CLUSTER_T else (boot_low, boot_high)
+        assert ends == pytest.approx(estimate.interval, rel=EXACT)
+        compared += 1
+    assert compared == 1
 
 
 @pytest.mark.parametrize("groups", [None, 9])

@@ -59,6 +59,7 @@ def test_numbers_can_be_computed_again_from_the_predictions(tmp_path: Path, inpu
     by_model = rows.group_by("model").agg(
         rouge_l=pl.col("rouge_l_vs_reference").mean(),
         forward_kl=pl.col("kl_sum").sum() / pl.col("kl_tokens").sum(),
+        perplexity=(pl.col("nll_sum").sum() / pl.col("nll_tokens").sum()).exp(),
         top1=pl.col("top1_hits").sum() / pl.col("kl_tokens").sum(),
         no_stop=(~pl.col("stopped")).mean(),
     )
@@ -66,6 +67,7 @@ def test_numbers_can_be_computed_again_from_the_predictions(tmp_path: Path, inpu
         ("quality", "rouge_l"),
         ("fidelity", "forward_kl"),
         ("fidelity", "top1"),
+        ("fidelity", "perplexity"),
         ("health", "no_stop"),
     ):
         (measure,) = [m for m in report[table] if m["name"] == name]
@@ -148,9 +150,21 @@ def test_undefined_is_a_dash_and_never_0(tmp_path: Path, hosted: EvaluationInput
     assert cards[3][0] == "412"
     assert "Not measured: no row of the test split has a human reference" in source
     assert "Agreement per token is not measured" in source
+    assert "A perplexity of 3 is to waver" in source
+    assert "Perplexity is per token." not in source  # student and base read the same tokens
     no_stop = re.search(r"Answers without a stop.*?<td class=\"(.*?)\">(.*?)</td>", source, re.DOTALL)
     assert no_stop is not None
     assert no_stop.groups() == ("num none", "–")
+
+
+def test_a_student_of_another_tokenizer_is_named(tmp_path: Path, side_by_side: EvaluationInputs) -> None:
+    assert side_by_side.fidelity is not None
+    longer = pl.when(pl.col("model") == "student/soft").then(pl.col("tokens") + 1).otherwise("tokens")
+    other = dataclasses.replace(side_by_side, fidelity=side_by_side.fidelity.with_columns(tokens=longer))
+
+    source = page_of(tmp_path, other)
+
+    assert "Perplexity is per token. soft: the teacher’s answers are other tokens there" in source
 
 
 def test_one_group_has_values_but_no_intervals(tmp_path: Path, inputs: EvaluationInputs) -> None:

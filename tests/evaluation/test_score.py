@@ -1,6 +1,7 @@
 """The report's numbers and sentences."""
 
 import dataclasses
+import math
 
 import polars as pl
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from distill_dagster.evaluation.headlines import compare, is_better
 from distill_dagster.evaluation.inputs import EvaluationInputs
 from distill_dagster.evaluation.model import (
+    PERPLEXITY,
     Comparison,
     EvaluationReport,
     Measure,
@@ -94,17 +96,51 @@ def test_a_row_without_fidelity_leaves_the_per_token_measures_only(inputs: Evalu
     assert (top1.systems[System.STUDENT].n, chrf.systems[System.STUDENT].n) == (70, 71)
 
 
+def test_perplexity_follows_from_the_predictions(inputs: EvaluationInputs) -> None:
+    predictions = build_predictions(inputs.test, inputs.generated, inputs.fidelity, ["rouge_l"])
+    report = report_of(inputs)
+
+    perplexity = report.measure("fidelity", PERPLEXITY)
+
+    assert perplexity is not None
+    assert perplexity.systems.keys() == {"student", "base"}
+    for system, estimate in perplexity.systems.items():
+        own = predictions.filter(pl.col("model") == system)
+        assert estimate.value == pytest.approx(math.exp(own["nll_sum"].sum() / own["nll_tokens"].sum()))
+    assert any("beats its undistilled base on perplexity of the teacher’s answers" in s for s in report.headlines)
+    assert report.with_other_tokens == []
+
+
+def test_perplexities_of_two_tokenizers_are_not_compared(side_by_side: EvaluationInputs) -> None:
+    assert side_by_side.fidelity is not None
+    other = pl.col("model") == "student/soft"
+    read = side_by_side.fidelity.with_columns(
+        tokens=pl.when(other).then(pl.col("tokens") + 1).otherwise("tokens"),
+        top1_hits=pl.when(~other).then("top1_hits"),
+        kl_sum=pl.when(~other).then("kl_sum"),
+    )
+
+    report = report_of(dataclasses.replace(side_by_side, fidelity=read))
+
+    perplexity = report.measure("fidelity", PERPLEXITY)
+    assert perplexity is not None
+    assert perplexity.systems["student/soft"].n == 71
+    assert {pair.right for pair in perplexity.comparisons} == {"base", "student/on_references"}
+    assert report.with_other_tokens == ["student/soft"]
+
+
 def test_with_a_hosted_teacher_and_no_references_nothing_is_made_up(hosted: EvaluationInputs) -> None:
     report = report_of(hosted)
 
     assert report.quality_kept.value is None
     assert all(e.value is None and e.n == 0 for m in report.quality for e in m.systems.values())
-    assert [m.name for m in report.fidelity] == ["rouge_l", "chrf", "exact_match"]
+    assert [m.name for m in report.fidelity] == ["perplexity", "rouge_l", "chrf", "exact_match"]
     assert report.headlines[0].startswith(
         "The student beats its undistilled base on chrF against the teacher’s answers"
     )
     assert "quality is not measured" in report.headlines[1]
-    assert report.counts.rows_without_fidelity is None
+    assert report.headlines[2].startswith("The student beats its undistilled base on perplexity")
+    assert report.counts.rows_without_fidelity == 0
 
 
 def test_unanswered_rows_are_counted_and_told(inputs: EvaluationInputs) -> None:

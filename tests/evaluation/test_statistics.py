@@ -12,7 +12,9 @@ from distill_dagster.evaluation.statistics import (
     Method,
     mean_estimate,
     paired_difference,
+    paired_perplexity_difference,
     paired_ratio_difference,
+    perplexity_estimate,
     ratio_estimate,
 )
 
@@ -115,6 +117,37 @@ def test_what_is_undefined_has_no_interval_and_says_why(
 
 def test_no_tokens_at_all_is_undefined() -> None:
     assert ratio_estimate([0, 0], [0, 0], ["a", "b"]).value is None
+
+
+@pytest.mark.parametrize("clusters", [30, 80])
+def test_a_perplexity_is_the_exponential_of_a_mean_with_its_interval(clusters: int) -> None:
+    rng = np.random.default_rng(12)
+    tokens = rng.integers(5, 40, clusters).astype(float)
+    nats = tokens * rng.gamma(8, 0.15, clusters)
+    mean = ratio_estimate(nats, tokens, range(clusters))
+
+    found = perplexity_estimate(nats, tokens, range(clusters))
+
+    assert found.value == pytest.approx(np.exp(nats.sum() / tokens.sum()))
+    assert found.interval == pytest.approx((np.exp(mean.low), np.exp(mean.high)))
+    assert (found.method, found.n) == (mean.method, mean.n)
+
+
+def test_a_difference_of_perplexities_has_the_interval_of_both_ends_moved_a_little() -> None:
+    rng = np.random.default_rng(13)
+    tokens = rng.integers(5, 40, 40).astype(float)
+    a, b = (tokens * rng.gamma(8, scale, 40) for scale in (0.1, 0.2))
+
+    def difference(kept: np.ndarray) -> float:
+        return np.exp(a[kept].sum() / tokens[kept].sum()) - np.exp(b[kept].sum() / tokens[kept].sum())
+
+    estimate = paired_perplexity_difference(a, tokens, b, tokens, range(40))
+
+    left_out = np.array([difference(np.arange(40) != one) for one in range(40)])
+    jackknife = np.sqrt(39 / 40 * np.square(left_out - left_out.mean()).sum())
+    assert estimate.value == pytest.approx(difference(np.arange(40)))
+    assert estimate.method is Method.CLUSTER_T
+    assert estimate.high - estimate.value == pytest.approx(stats.t(39).ppf(0.975) * jackknife, rel=0.05)
 
 
 def test_missing_cluster_ids_and_unequal_lengths_are_errors() -> None:

@@ -5,7 +5,14 @@ import pytest
 import scipy.stats
 
 from distill_dagster.evaluation.label_f1 import macro_f1
-from distill_dagster.evaluation.statistics import Estimate, Floats, Method, mean_estimate
+from distill_dagster.evaluation.statistics import (
+    EXPONENTIAL,
+    Estimate,
+    Floats,
+    Method,
+    mean_estimate,
+    perplexity_estimate,
+)
 from distill_dagster.evaluation.unpaired import Side, difference_of, unpaired_difference
 
 
@@ -103,6 +110,22 @@ def test_where_nothing_can_be_said_there_is_no_interval(a: list[float], b: list[
 
     assert (found.method, found.interval) == (method, None)
     assert (found.value is None) == (method in (Method.NOT_FINITE, Method.NO_DATA))
+
+
+@pytest.mark.parametrize("groups", [20, 60])
+def test_perplexities_are_compared_as_such(groups: int) -> None:
+    rng = np.random.default_rng(21)
+    tokens = rng.integers(5, 40, (2, groups)).astype(float)
+    nats = tokens * rng.gamma(20, [[0.05], [0.06]], (2, groups))
+    a, b = (Side([(nats[i], tokens[i])], [f"{i}-{g}" for g in range(groups)]) for i in (0, 1))
+    alone = [perplexity_estimate(nats[i], tokens[i], range(groups)) for i in (0, 1)]
+
+    estimate = unpaired_difference(a, b, 0.95, 17, EXPONENTIAL)
+
+    assert estimate.value == pytest.approx(alone[0].value - alone[1].value)
+    widths = [high - low for low, high in map(ends, alone)]
+    low, high = ends(estimate)
+    assert high - low == pytest.approx(np.hypot(*widths), rel=0.08)
 
 
 def test_a_group_on_both_sides_is_an_error() -> None:

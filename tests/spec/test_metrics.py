@@ -30,12 +30,13 @@ def load(tmp_path: Path, metrics: str, gate: str = "") -> EvaluationSpec:
 def test_names_and_blocks_stand_side_by_side(tmp_path: Path) -> None:
     metrics = (
         '[rouge_l, {regex: "^[A-Z]"}, {regex: "[.]$", name: ends_well}, {json_schema: answer.json}, '
-        "{python: my.scores.Tone}, macro_f1]"
+        "{python: my.scores.Tone}, {embedding_similarity: owner/model, revision: 1a2b}, macro_f1]"
     )
 
     spec = load(tmp_path, metrics, gate="ends_well")
 
-    names = ["rouge_l", "regex", "ends_well", "json_schema", "python_my_scores_Tone", "macro_f1"]
+    names = ["rouge_l", "regex", "ends_well", "json_schema", "python_my_scores_Tone"]
+    names += ["embedding_similarity", "macro_f1"]
     assert spec.metric_names == names
     assert spec.primary_metric == "ends_well"
     assert load(tmp_path, metrics).primary_metric == "rouge_l"
@@ -52,10 +53,11 @@ def test_names_and_blocks_stand_side_by_side(tmp_path: Path) -> None:
         ("[{regexp: a}]", "6: evaluation.metrics.0.regexp: unknown key; remove it or correct its name (did you mean"),
         ('[rouge_l, {regex: "("}]', "6: evaluation.metrics.1: regex: not a pattern (missing ) at position 1); correct"),
         (f"[{{regex: '{'(' * 3000}'}}]", "regex: not a pattern (nested too deeply); correct it"),
-        ("[{name: mine}]", "write exactly one of regex, json_schema, python (seen: none)"),
-        ("[{regex: a, python: a.b}]", "write exactly one of regex, json_schema, python (seen: regex and python)"),
+        ("[{name: mine}]", "write exactly one of regex, json_schema, python, embedding_similarity (seen: none)"),
+        ("[{regex: a, python: a.b}]", "python, embedding_similarity (seen: regex and python)"),
         ("[{python: nowhere}]", "evaluation.metrics.0.python: string should match pattern"),
         ("[{regex: a, needs_reference: false}]", "needs_reference: only for python; regex never looks at a reference"),
+        ("[{regex: a, revision: v1}]", "revision: only for embedding_similarity; regex has none, so remove it"),
         ("[{regex: a, name: rouge_l}]", "name: 'rouge_l' is already something else's; write another"),
         ("[{regex: a, name: forward_kl}]", "name: 'forward_kl' is already something else's; write another"),
         ("[{regex: a, name: Mine}]", "evaluation.metrics.0.name: string should match pattern"),

@@ -14,6 +14,7 @@ from distill_dagster.students.losses import (
     LossSettings,
     divergence_loss,
     full_kl,
+    token_nll,
 )
 from tests.students.plain_losses import (
     CHUNKS,
@@ -131,22 +132,28 @@ def test_full_kl_and_agreement_are_those_of_the_whole_distributions(case, extra,
     student = logits_of(hidden.double(), in_double(head), case.vocabulary)
     taught = logits_of(teacher.hidden.double(), in_double(teacher.head), case.vocabulary)
     log_p, log_q = taught.log_softmax(1), student.log_softmax(1)
+    labels = make_labels(case)
 
     with small_chunks(*chunk):
-        divergence, agreement = full_kl(hidden, head, teacher)
+        divergence, surprise, agreement = full_kl(hidden, head, teacher, labels)
+        alone = token_nll(hidden, head, labels)
 
     assert divergence.dtype == torch.float32
     assert not divergence.requires_grad
     expected = (log_p.exp() * (log_p - log_q)).sum(1)
     torch.testing.assert_close(divergence.double(), expected.detach(), rtol=1e-5, atol=1e-5)
     assert agreement.tolist() == (log_p.argmax(1) == log_q.argmax(1)).tolist()
+    said = -log_q.detach().gather(1, labels.unsqueeze(1)).squeeze(1)
+    torch.testing.assert_close(surprise.double(), said, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(alone.double(), said, rtol=1e-5, atol=1e-5)
+    assert not alone.requires_grad
 
 
 def test_a_student_agrees_with_itself():
     case = Case(tokens=9)
     hidden, head = make_hidden(case, 1), make_head(case, 2)
 
-    divergence, agreement = full_kl(hidden, head, DenseTargets(hidden, head))
+    divergence, _, agreement = full_kl(hidden, head, DenseTargets(hidden, head), make_labels(case))
 
     assert agreement.all()
     torch.testing.assert_close(divergence, torch.zeros(9), rtol=0, atol=1e-6)

@@ -11,7 +11,7 @@ from distill_dagster.prompts.build import build_prompts
 from distill_dagster.prompts.store import write_prompts
 from distill_dagster.teachers.money.estimate import estimate
 from distill_dagster.teachers.outputs import build_outputs, make_teacher, read_outputs
-from distill_dagster.variants.ask import Inquiry, ask, prepare
+from distill_dagster.variants.ask import Inquiry, ask, of_texts, prepare
 from distill_dagster.worker_process import no_launch
 from tests.fakes.anthropic_server import AnthropicServer
 from tests.variants.conftest import Compared
@@ -23,6 +23,17 @@ Run = Callable[..., Compared]
 
 def ids(inquiry: Inquiry) -> set[str]:
     return set(inquiry.rows["prompt_id"])
+
+
+def test_metrics_that_take_a_model_are_left_out(declare: Declare) -> None:
+    meaning = "{embedding_similarity: some/model, revision: 1a2b}"
+    both = declare(SPEC.replace("[rouge_l, chrf]", f"[{meaning}, chrf]"), rows__jsonl=rows(10))
+    assert of_texts(both.spec).evaluation.metric_names == ["chrf"]
+    assert of_texts(both.spec).evaluation.primary_metric == "chrf"
+
+    alone = declare(SPEC.replace("[rouge_l, chrf]", f"[{meaning}, macro_f1]"), rows__jsonl=rows(10))
+    with pytest.raises(EvaluationError, match="not compared by embedding_similarity; add one of the other metrics"):
+        prepare(alone, 5, no_launch)
 
 
 def test_every_design_gets_the_same_validation_rows(declare: Declare) -> None:

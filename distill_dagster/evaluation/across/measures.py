@@ -8,7 +8,7 @@ from distill_dagster.evaluation.across.model import Against, ComparedMeasure, No
 from distill_dagster.evaluation.across.pairing import Paired
 from distill_dagster.evaluation.across.stored_report import TABLES, StoredMeasure, StoredReport, TableName
 from distill_dagster.evaluation.headlines import is_better
-from distill_dagster.evaluation.model import Measure
+from distill_dagster.evaluation.model import PERPLEXITY, Measure
 from distill_dagster.evaluation.predictions import KEY, LABEL, REFERENCE_LABEL, TEACHER_LABEL, vs_reference, vs_teacher
 from distill_dagster.evaluation.statistics import DEFAULT_SEED, Method
 from distill_dagster.evaluation.tables import Quantity, Scored
@@ -18,7 +18,7 @@ from distill_dagster.spec.metrics import MACRO_F1
 
 A, B = "a", "b"
 PER_TOKEN = {"forward_kl": "kl_sum", "top1": "top1_hits"}
-_BUILT_IN = {*METRICS, MACRO_F1, *PER_TOKEN}
+_BUILT_IN = {*METRICS, MACRO_F1, *PER_TOKEN, PERPLEXITY}
 _HEALTH = {
     "no_stop": (~pl.col("stopped")).cast(pl.Float64),
     "tokens": pl.col("tokens").cast(pl.Float64),
@@ -78,6 +78,8 @@ def _columns(table: TableName, name: str) -> Sequence[pl.Expr]:
         return [_HEALTH.get(name, pl.col(name))]
     if name in PER_TOKEN:
         return [pl.col(PER_TOKEN[name]), pl.col("kl_tokens")]
+    if name == PERPLEXITY:
+        return [pl.col("nll_sum"), pl.col("nll_tokens")]
     if name == MACRO_F1:
         return [pl.col(REFERENCE_LABEL if table == "quality" else TEACHER_LABEL), pl.col(LABEL)]
     return [pl.col(score_column(table, name))]
@@ -94,7 +96,17 @@ def _hindrance(table: TableName, name: str, a: StoredReport, b: StoredReport, pa
         return "the teacher's weights or dtype differ"
     needed = _roots(_columns(table, name))
     absent = [side for side, rows in (("A", paired.a), ("B", paired.b)) if not needed <= set(rows.columns)]
-    return f"the predictions of {' and '.join(absent)} do not hold it" if absent else None
+    if absent:
+        return f"the predictions of {' and '.join(absent)} do not hold it"
+    if name == PERPLEXITY and not _reads_the_same(paired):
+        return "it is per token, and the students' tokenizers differ"
+    return None
+
+
+def _reads_the_same(paired: Paired) -> bool:
+    """Whether both students read as many tokens in each of the teacher's answers that is the same on both sides."""
+    differs = (paired.a["nll_tokens"] != paired.b["nll_tokens"]) & paired.same_teacher
+    return not differs.any()
 
 
 def _teacher(report: StoredReport) -> tuple[object, object]:
@@ -142,6 +154,8 @@ def _measure(scored: Scored, stored: StoredMeasure, columns: Sequence[pl.Expr]) 
     systems, pairs = (A, B), [(B, A)]
     if stored.name == MACRO_F1:
         return scored.macro_f1(quantity, columns[0].meta.output_name(), systems, pairs)
+    if stored.name == PERPLEXITY:
+        return scored.perplexity(quantity, systems, pairs)
     if len(columns) > 1:
         return scored.rate(quantity, columns[0], columns[1], systems, pairs)
     return scored.mean(quantity, columns[0], systems, pairs)

@@ -78,7 +78,7 @@ def test_two_students_differ_as_they_do_in_one_report(compare: Compare, side_by_
             ends = None if expected.interval is None else (-expected.high, -expected.low)
             assert found.difference.interval == (ends and pytest.approx(ends, rel=1e-9, abs=1e-12)), row.name
             compared += 1
-    assert compared == len(comparison.measures) == 10
+    assert compared == len(comparison.measures) == 11
     assert measure(comparison, "fidelity", "forward_kl").verdict == "worse"
     assert comparison.findings[1].startswith(f"“{comparison.b.name}” is worse than “{comparison.a.name}” on forward KL")
 
@@ -159,6 +159,17 @@ def test_measures_per_token_need_the_same_teacher(compare: Compare, change: str)
     assert measure(comparison, "fidelity", "rouge_l").difference.n == 71
 
 
+def test_perplexity_needs_the_same_tokens(compare: Compare) -> None:
+    a = small_inputs()
+    assert a.fidelity is not None
+    longer = pl.when(pl.col("model") == "student").then(pl.col("tokens") + 1).otherwise("tokens")
+    b = dataclasses.replace(a, fidelity=a.fidelity.with_columns(tokens=longer, kl_sum=None, top1_hits=None))
+
+    comparison = compare(a, b)
+
+    assert why_not(comparison)["fidelity", "perplexity"] == "it is per token, and the students' tokenizers differ"
+
+
 def test_metrics_of_one_side_or_of_another_meaning_are_named(compare: Compare) -> None:
     a = small_inputs(metrics=["rouge_l", "chrf", {"regex": "^[A-Z]", "name": "tidy"}])
     b = small_inputs(metrics=["rouge_l", "exact_match", {"regex": "[.]$", "name": "tidy"}])
@@ -235,7 +246,7 @@ def test_what_changed_in_the_order_of_a_pipeline(compare: Compare) -> None:
     assert changes["versions.dataset"] == ("da" * 32, "db" * 32)
     assert changes["rows.train"] == (602, 700)
     assert changes["decoding.max_tokens"] == (96, 48)
-    assert changes["evaluation.metrics"][1] == ["forward_kl", "rouge_l", "top1"]
+    assert changes["evaluation.metrics"][1] == ["forward_kl", "perplexity", "rouge_l", "top1"]
     assert changes["evaluation.confidence"] == (0.95, 0.9)
     assert changes["spec_hash"] == ("5e" * 32, "5f" * 32)
     heads = list(dict.fromkeys(what.split(".")[0] for what in changes))
