@@ -13,6 +13,7 @@ from distill_dagster.students.batches import PIECE_TOKENS, Collator, LengthBatch
 from distill_dagster.students.cpu_speed import quicken
 from distill_dagster.students.learning import Learning
 from distill_dagster.students.objectives import Objective
+from distill_dagster.students.packed_reading import packed_hidden_before
 
 Inputs = dict[str, Tensor]
 
@@ -65,8 +66,9 @@ class CompletionLoss:
         self._inner = causal_model(loop.model)
         self._share = can_share_prefix(self._inner)
         alone = loop.accelerator.num_processes == 1
-        if loop.args.device.type == "cpu":
-            quicken(self._inner, bf16=loop.args.bf16, alone=alone)
+        on_cpu = loop.args.device.type == "cpu"
+        packs = on_cpu and quicken(self._inner, bf16=loop.args.bf16, alone=alone)
+        self._hidden_before = packed_hidden_before if packs else hidden_before
         self._batches = LengthBatches(
             learning.train.lengths,
             rows=loop.args.per_device_train_batch_size,
@@ -133,7 +135,7 @@ class CompletionLoss:
             prompts = [rows.prompt(position) for position in positions]
             completions = [rows.completion(position) for position in positions]
             batch = collate(prompts, completions, share=self._share).to(args.device)
-            hidden = hidden_before(self._inner, batch)
+            hidden = self._hidden_before(self._inner, batch)
             total += float(self._objective.validate(self._inner, hidden, batch.labels, positions))
             count += len(hidden)
         return total / max(count, 1)
@@ -150,7 +152,7 @@ class CompletionLoss:
 
     def _loss(self, inputs: Inputs, scale: float) -> Tensor:
         batch = CompletionBatch(inputs["prefix"], inputs["input_ids"], inputs["target"])
-        return self._objective.loss(self._inner, hidden_before(self._inner, batch), inputs, scale)
+        return self._objective.loss(self._inner, self._hidden_before(self._inner, batch), inputs, scale)
 
 
 class LogitTrainer(CompletionLoss, Trainer):  # type: ignore[misc]

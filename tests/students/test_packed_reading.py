@@ -1,0 +1,96 @@
+"""Reading a batch as one sequence gives the hidden states and the gradients of reading its rows side by side."""
+
+import pytest
+import torch
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from distill_dagster.logits.projection import CompletionBatch, collate, hidden_before
+from distill_dagster.students.cpu_speed import plain_again, quicken
+from distill_dagster.students.packed_reading import can_pack, packed_hidden_before
+
+SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 4,
+}
+BEGINNING = list(range(10, 20))
+
+
+def make_model(name: str) -> PreTrainedModel:
+    torch.manual_seed(4)
+    return LlamaForCausalLM(LlamaConfig(**SIZES)) if name == "llama" else Qwen3ForCausalLM(Qwen3Config(**SIZES))
+
+
+def make_batch(*, share: bool) -> CompletionBatch:
+    prompts = [[*BEGINNING, 30], [*BEGINNING, 31, 32, 33], [*BEGINNING, 34]]
+    return collate(prompts, [[40, 41, 42, 43, 44], [45], [46, 47]], share=share)
+
+
+def read(model: PreTrainedModel, batch: CompletionBatch, how) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    model.zero_grad()
+    hidden = how(model, batch)
+    (hidden * torch.linspace(-1, 1, hidden.numel()).view_as(hidden)).sum().backward()
+    gradients = {name: one.grad for name, one in model.base_model.named_parameters()}
+    return hidden.detach(), {name: one.to_dense() if one.is_sparse else one for name, one in gradients.items()}
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+def test_it_is_the_same_reading(name, share):
+    batch = make_batch(share=share)
+    assert bool(len(batch.prefix)) is share
+    hidden, gradients = read(make_model(name), batch, hidden_before)
+    model = make_model(name)
+    assert quicken(model, bf16=False, alone=True)
+
+    packed, packed_gradients = read(model, batch, packed_hidden_before)
+
+    assert packed.shape == (8, 16)
+    torch.testing.assert_close(packed, hidden)
+    torch.testing.assert_close(packed_gradients, gradients)
+
+
+def test_a_row_sees_neither_its_neighbours_nor_what_comes_later():
+    model, batch = make_model("llama"), make_batch(share=True)
+    quicken(model, bf16=False, alone=True)
+    changed = CompletionBatch(batch.prefix, batch.input_ids.clone(), batch.target)
+    changed.input_ids[0, 3:] = 50
+
+    before, after = (packed_hidden_before(model, one).detach() for one in (batch, changed))
+
+    unmoved = torch.tensor([True, True, True, False, False, True, True, True])
+    torch.testing.assert_close(before[unmoved], after[unmoved])
+    assert not torch.isclose(before[~unmoved], after[~unmoved]).all(1).any()
+
+
+def test_rows_may_be_read_side_by_side_before_and_after():
+    model, batch = make_model("llama"), make_batch(share=True)
+    expected = hidden_before(model, batch)
+    quicken(model, bf16=False, alone=True)
+    torch.testing.assert_close(hidden_before(model, batch), expected)
+
+    plain_again(model)
+
+    assert model.config._attn_implementation == "sdpa"
+    torch.testing.assert_close(hidden_before(model, batch), expected)
+
+
+def test_models_that_it_does_not_suit_are_read_row_by_row():
+    sliding = Gemma2ForCausalLM(Gemma2Config(**SIZES, sliding_window=4))
+    eager = make_model("llama")
+    eager.set_attn_implementation("eager")
+
+    assert can_pack(make_model("llama"))
+    assert not any(map(can_pack, [sliding, eager]))
