@@ -1,0 +1,227 @@
+"""Any history of edits, runs and kills as a state machine, and the comparison with a clean run that ends it."""
+
+from pathlib import Path
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from tests.histories.artifacts import dataset, differences, evaluations, partitioned, students
+from tests.histories.declared import (
+    BROKEN,
+    CURATION,
+    DAYS,
+    GOLDEN,
+    HOSTED,
+    PROMPTS,
+    STUDENT_PROMPT,
+    TEXTS,
+    TOPICS,
+    Declared,
+    Row,
+    row,
+)
+from tests.histories.forking import KILLED, Death
+from tests.histories.world import NAME, Paying, Teacher, World, killed_after
+
+numbers = st.integers(0, 1_000)
+texts, topics, days = st.sampled_from(TEXTS), st.sampled_from(TOPICS), st.sampled_from(DAYS)
+deaths = st.one_of(
+    st.builds(Death, st.just("file"), st.integers(1, 60)), st.builds(Death, st.just("commit"), st.integers(1, 60))
+)
+UNTIL = ("prompts", "teacher_outputs", "dataset")
+
+
+def choices(block: str, keys: dict[str, tuple[Any, ...]]) -> st.SearchStrategy[tuple[str, str, Any]]:
+    """A key of a block with one of its values."""
+    return st.one_of([st.tuples(st.just(block), st.just(key), st.sampled_from(given)) for key, given in keys.items()])
+
+
+class AnyHistory(RuleBasedStateMachine):
+    """Edits are written, commands run or die; at the end all is as a clean run makes it."""
+
+    world: World
+    teacher: Teacher
+    paying: Paying
+
+    def make(self) -> tuple[World, Teacher, Paying]:
+        """A new project and its teacher."""
+        raise NotImplementedError
+
+    def blocks(self) -> dict[str, dict[str, Any]]:
+        """The declaration that every history starts from."""
+        raise NotImplementedError
+
+    @initialize(keyed=st.booleans(), sown=st.lists(st.tuples(texts, topics, days), min_size=6, max_size=12))
+    def begin(self, keyed: bool, sown: list[tuple[str, str, str]]) -> None:
+        self.world, self.teacher, self.paying = self.make()
+        self.number = len(sown)
+        rows = tuple(row(number, *values) for number, values in enumerate(sown))
+        declared = Declared(rows, self.blocks())
+        self.past: list[Declared] = []
+        self.declare(declared.flipped("prompts", "id", "ticket") if keyed else declared)
+
+    def declare(self, declared: Declared) -> None:
+        self.past.append(declared)
+        self.world.declare(declared)
+
+    @property
+    def declared(self) -> Declared:
+        return self.past[-1]
+
+    def rows(self, rows: list[Row]) -> None:
+        self.declare(Declared(tuple(rows), self.declared.blocks, self.declared.golden, self.declared.held_out))
+
+    @rule(at=numbers, text=texts)
+    def edit_a_prompt(self, at: int, text: str) -> None:
+        self._edit(at, "question", text)
+
+    @rule(at=numbers, topic=topics)
+    def move_a_row(self, at: int, topic: str) -> None:
+        self._edit(at, "topic", topic)
+
+    @rule(at=numbers, day=days)
+    def date_a_row(self, at: int, day: str) -> None:
+        self._edit(at, "day", day)
+
+    @rule(at=numbers)
+    def edit_a_reference(self, at: int) -> None:
+        self._edit(at, "answer", "Another reference.")
+
+    @rule(at=numbers)
+    def break_a_row(self, at: int) -> None:
+        self._edit(at, "question", BROKEN)
+
+    @precondition(lambda self: self.declared.is_broken)
+    @rule(text=texts)
+    def mend_the_rows(self, text: str) -> None:
+        self.rows([one if one["question"] != BROKEN else {**one, "question": text} for one in self.declared.rows])
+
+    @rule(added=st.lists(st.tuples(texts, topics, days), min_size=1, max_size=4))
+    def add_rows(self, added: list[tuple[str, str, str]]) -> None:
+        new = [row(self.number + number, *values) for number, values in enumerate(added)]
+        self.number += len(new)
+        self.rows([*self.declared.rows, *new])
+
+    @rule(at=numbers)
+    def copy_a_row(self, at: int) -> None:
+        self.rows([*self.declared.rows, self.declared.rows[at % len(self.declared.rows)]])
+
+    @precondition(lambda self: len(self.declared.rows) > 4)
+    @rule(at=numbers, count=st.integers(1, 3))
+    def remove_rows(self, at: int, count: int) -> None:
+        rows = list(self.declared.rows)
+        start = at % len(rows)
+        self.rows(rows[:start] + rows[start + count :])
+
+    @rule(reverse=st.booleans(), at=numbers)
+    def reorder_rows(self, reverse: bool, at: int) -> None:
+        rows = list(self.declared.rows)
+        cut = at % len(rows)
+        self.rows(rows[::-1] if reverse else rows[cut:] + rows[:cut])
+
+    @rule(to=numbers)
+    def undo(self, to: int) -> None:
+        self.declare(self.past[to % len(self.past)])
+
+    @rule(choice=choices("prompts", PROMPTS))
+    def flip_the_prompts(self, choice: tuple[str, str, Any]) -> None:
+        self.declare(self.declared.flipped(*choice))
+
+    @rule(partition=st.sampled_from(PROMPTS["partition"]))
+    def cut_otherwise(self, partition: Any) -> None:
+        self.declare(self.declared.flipped("prompts", "partition", partition))
+
+    @rule(choice=st.one_of(choices("curation", CURATION), choices("student_prompt", STUDENT_PROMPT)))
+    def flip_the_dataset(self, choice: tuple[str, str, Any]) -> None:
+        self.declare(self.declared.flipped(*choice))
+
+    @rule(golden=st.sampled_from(GOLDEN), held_out=st.one_of(st.none(), topics))
+    def hold_out(self, golden: tuple[str, ...], held_out: str | None) -> None:
+        self.declare(Declared(self.declared.rows, self.declared.blocks, golden, held_out))
+
+    @rule()
+    def run(self) -> None:
+        self.check(*self.world.distill("run", NAME))
+
+    @rule(until=st.sampled_from(UNTIL))
+    def run_until(self, until: str) -> None:
+        self.check(*self.world.distill("run", NAME, "--until", until))
+
+    @rule(at=numbers)
+    def run_a_partition(self, at: int) -> None:
+        """One of the topics: where the partitions are others, the run is refused."""
+        self.check(*self.world.distill("run", NAME, "--partition", TOPICS[at % len(TOPICS)]), may_fail=True)
+
+    @rule(death=deaths)
+    def run_and_die(self, death: Death) -> None:
+        process = self.world.start("run", NAME, death=death)
+        self.check(process.wait(), process.output, may_fail=True)
+
+    @rule()
+    def collect_garbage(self) -> None:
+        code, said = self.world.distill("gc", NAME)
+        assert code == 0, said
+        self.paying.check()
+
+    def check(self, code: int, said: str, *, may_fail: bool = False) -> None:
+        """Looks at the books after a run."""
+        assert "Traceback" not in said, said
+        assert code in (0, 1, KILLED), said
+        assert code != KILLED or may_fail
+        self.paying.check(kills=int(code == KILLED))
+        expected = self.declared.is_broken or may_fail or "no row is left to train on" in said
+        assert code == 0 or expected, said
+
+    def _edit(self, at: int, column: str, value: str) -> None:
+        rows = list(self.declared.rows)
+        rows[at % len(rows)] = {**rows[at % len(rows)], column: value}
+        self.rows(rows)
+
+    def teardown(self) -> None:
+        """The last run, and the clean one that it is compared with."""
+        if not hasattr(self, "past"):
+            return
+        if self.declared.is_broken:
+            self.mend_the_rows(TEXTS[0])
+        code, said = self.world.distill("run", NAME)
+        self.check(code, said)
+        before = self.paying.paid
+        clean = self.world.clean(self.world.root.with_name(f"{self.world.root.name}-clean"))
+        clean_code, clean_said = clean.distill("run", NAME)
+        assert (code, before) == (clean_code, self.paying.paid), f"{said}\n---\n{clean_said}"
+        self.compare(self.world, clean, whole=code == 0)
+        if code == 0:
+            code, said = self.world.distill("run", NAME)
+            assert "nothing to do" in said, said
+
+    def compare(self, world: World, clean: World, *, whole: bool) -> None:
+        """Everything that readers find."""
+        history, made = world.distillation, clean.distillation
+        looks = [partitioned, *([dataset, students, evaluations] if whole else [])]
+        wrong = [line for look in looks for line in differences(look(history), look(made))]
+        assert not wrong, "\n".join(wrong)
+
+
+class HostedHistory(AnyHistory):
+    """With a hosted teacher, whose server counts what is paid."""
+
+    @rule(choice=choices("teacher", HOSTED))
+    def flip_the_teacher(self, choice: tuple[str, str, Any]) -> None:
+        self.declare(self.declared.flipped(*choice))
+
+    @rule(answers=st.integers(1, 12))
+    def run_and_be_killed(self, answers: int) -> None:
+        code = killed_after(self.world, self.teacher, answers, "run", NAME)
+        self.check(code, "", may_fail=True)
+
+    @rule()
+    def run_what_was_planned(self) -> None:
+        code, said = self.world.distill("plan", NAME, "--json")
+        if code == 0:
+            import json
+
+            planned = json.loads(said)["calls"]
+            before = self.paying.paid
+            self.run()
+            assert self.paying.paid - before <= planned["needed"] + planned["in_batches"], said
