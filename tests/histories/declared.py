@@ -83,8 +83,19 @@ class Declared:
 
     @property
     def is_broken(self) -> bool:
-        """Whether a row can be no prompt."""
-        return any(row["question"] == BROKEN for row in self.rows) and "question" in self.blocks["prompts"]["prompt"]
+        """Whether a row can be no prompt, or has the id of another."""
+        return self.mended() != self
+
+    def mended(self) -> "Declared":
+        """Without the rows that can be no prompts."""
+        prompts = self.blocks["prompts"]
+        kept: list[Row] = []
+        first: dict[str, Row] = {}
+        for one in self.rows:
+            is_empty = one["question"] == BROKEN and "question" in prompts["prompt"]
+            if not is_empty and ("id" not in prompts or first.setdefault(one["ticket"], one) == one):
+                kept.append(one)
+        return replace(self, rows=tuple(kept))
 
     def files(self) -> dict[str, str]:
         """The files of the distillation's folder."""
