@@ -43,7 +43,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forking]:
 
 
 @pytest.mark.timeout(0)
-def test_any_history_ends_as_a_clean_run(
+def test_any_history_of_a_hosted_teacher_ends_as_a_clean_run(
     tmp_path: Path, commands: Forking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("DAGSTER_HOME")
