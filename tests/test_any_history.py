@@ -1,11 +1,12 @@
 """Whatever was edited, run, killed, cut otherwise and undone: what stands at the end is what a clean run makes.
 
-A few histories are drawn here, always the same. `DISTILL_HISTORIES=50` draws that many, and
-`--hypothesis-seed=N` others.
+A few histories are drawn here, always the same. `DISTILL_HISTORIES=50` draws that many, and `--hypothesis-seed=N`
+others; `DISTILL_HISTORY_STEPS=30` makes them longer.
 """
 
 import itertools
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from tests.fakes.anthropic_server import anthropic_server
 from tests.histories.forking import Forking, forking
-from tests.histories.machine import HostedHistory
-from tests.histories.world import CONCURRENCY, Paying, Teacher, World, environment_of
+from tests.histories.machine import HostedHistory, LocalHistory
+from tests.histories.world import CONCURRENCY, Books, Paying, Teacher, World, hosted
 
 HISTORIES = int(os.environ.get("DISTILL_HISTORIES", "0"))
 STEPS = int(os.environ.get("DISTILL_HISTORY_STEPS", "14"))
+PROMPTS = {"source": {"jsonl": "rows.jsonl"}, "prompt": "{{ question }}", "partition": {"by": "topic"}}
 
 
 def drawn(histories: int) -> settings:
@@ -38,28 +40,25 @@ def drawn(histories: int) -> settings:
 
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forking]:
-    with forking(tmp_path_factory.mktemp("commands")) as made:
+    with forking(tmp_path_factory.mktemp("commands"), torch=True) as made:
         yield made
 
 
 @pytest.mark.timeout(0)
-def test_any_history_of_a_hosted_teacher_ends_as_a_clean_run(
-    tmp_path: Path, commands: Forking, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("DAGSTER_HOME")
+def test_any_history_of_a_hosted_teacher_ends_as_a_clean_run(tmp_path: Path, commands: Forking) -> None:
     numbers = itertools.count()
 
     class History(HostedHistory):
-        def make(self) -> tuple[World, Teacher, Paying]:
+        def make(self) -> None:
             self.serving = anthropic_server()
             server = self.serving.__enter__()
-            world = World(tmp_path / f"history-{next(numbers)}", commands, environment_of(server))
-            return world, Teacher(server), Paying(world, server)
+            self.world = World(tmp_path / f"history-{next(numbers)}", commands, hosted(server))
+            self.teacher = Teacher(server)
+            self.books = Paying(self.world, server)
 
         def blocks(self) -> dict[str, dict[str, Any]]:
             teacher = {"provider": "anthropic", "model": "claude-haiku-4-5", "max_tokens": 50}
-            prompts = {"source": {"jsonl": "rows.jsonl"}, "prompt": "{{ question }}", "partition": {"by": "topic"}}
-            return {"prompts": prompts, "teacher": {**teacher, "concurrency": CONCURRENCY}}
+            return {"prompts": PROMPTS, "teacher": {**teacher, "concurrency": CONCURRENCY}}
 
         def teardown(self) -> None:
             try:
@@ -69,3 +68,27 @@ def test_any_history_of_a_hosted_teacher_ends_as_a_clean_run(
                     self.serving.__exit__(None, None, None)
 
     run_state_machine_as_test(History, settings=drawn(4))
+
+
+@pytest.mark.timeout(0)
+def test_any_history_of_a_local_teacher_and_a_student_ends_as_a_clean_run(
+    tmp_path: Path, commands: Forking, tiny_model: Path
+) -> None:
+    numbers = itertools.count()
+
+    class History(LocalHistory):
+        def make(self) -> None:
+            self.world = World(tmp_path / f"history-{next(numbers)}", commands, {})
+            shutil.copytree(tiny_model, self.world.root / ".models" / "tiny")
+            self.books = Books(self.world)
+
+        def blocks(self) -> dict[str, dict[str, Any]]:
+            small = {"base": {"prune": "teacher", "layers": 1}, "objective": "logit", "precision": "fp32"}
+            return {
+                "prompts": {**PROMPTS, "split": {"validation": 0.2, "test": 0.3}},
+                "teacher": {"provider": "transformers", "model": "tiny", "dtype": "float32", "max_tokens": 16},
+                "logits": {"k": 8},
+                "students": {"small": {**small, "max_steps": 2, "batch_size": 4, "checkpoint_steps": 1}},
+            }
+
+    run_state_machine_as_test(History, settings=drawn(2))

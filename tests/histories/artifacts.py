@@ -9,8 +9,8 @@ import polars as pl
 
 from distill_dagster.dataset.build import dropped_rows
 from distill_dagster.lineage.manifests import read_manifest
-from distill_dagster.logits.declared import capture_identity, needs_logits
 from distill_dagster.logits.build import read_logits_index
+from distill_dagster.logits.declared import capture_identity, needs_logits
 from distill_dagster.logits.shards import read_sequences, shards_folder
 from distill_dagster.project import Distillation
 from distill_dagster.storage import read_current

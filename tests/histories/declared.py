@@ -54,6 +54,8 @@ HOSTED: dict[str, tuple[Any, ...]] = {
     "samples": (1, 2),
     "transport": ("messages", "batches"),
 }
+LOCAL: dict[str, tuple[Any, ...]] = {"max_tokens": (16, 12), "batch_size": (4, 3)}
+LOGITS: dict[str, tuple[Any, ...]] = {"k": (8, 4), "validation_rows": (2, 4)}
 GOLDEN: tuple[tuple[str, ...], ...] = ((), (TEXTS[3],), (TEXTS[5], TEXTS[8]))
 
 

@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).parents[2]
 SOCKET_VARIABLE = "DISTILL_TEST_FORKING"
 KILLED = -signal.SIGKILL
 START_S = 60.0
-Durable = Literal["file", "commit"]
+Durable = Literal["file", "commit", "worker"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Death:
     """Dies right before a step that would have been durable.
 
     Attributes:
-        of: whether renamed and removed files are counted, or the databases' commits.
+        of: whether renamed and removed files are counted, or the databases' commits, or the files of a worker.
         step: which one, from 1; a process that takes fewer ends well.
     """
 
@@ -167,8 +167,10 @@ def _prepare(path: str, *, torch: bool) -> None:
 class _ForkedWorker:
     """In place of Dagster's client: the worker is forked by the same process, into the group of the run."""
 
+    death: tuple[Durable, int] | None = None
+
     def run(self, command: Sequence[str], context: object) -> None:
-        wanted = {"command": "worker", "arguments": [command[-1]], "group": os.getpgrp()}
+        wanted = {"command": "worker", "arguments": [command[-1]], "group": os.getpgrp(), "death": self.death}
         log = Path(command[-1]).with_suffix(".txt")
         process = Process(_asked(Path(os.environ[SOCKET_VARIABLE]), wanted | {"log": str(log)}), log)
         if code := process.wait():
@@ -196,16 +198,21 @@ def _child(connection: socket.socket) -> None:
 
 
 def _do(wanted: Mapping[str, Any]) -> int:
+    of, step = wanted["death"] or (None, 0)
     if wanted["command"] == "worker":
         from distill_dagster.worker import main
 
+        if of == "worker":
+            _die_before("file", step)
         return main(wanted["arguments"])
     from distill_dagster.cli import main as distill
 
     for name, value in wanted["environment"].items():
         os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
-    if wanted["death"]:
-        _die_before(*wanted["death"])
+    if of == "worker":
+        _ForkedWorker.death = (of, step)
+    elif of is not None:
+        _die_before(of, step)
     try:
         distill(wanted["arguments"])
     except SystemExit as end:

@@ -1,19 +1,18 @@
 """A project with a history: inputs that change, commands that run or die, and the books of what was paid."""
 
-import json
-import os
+import shutil
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from distill_dagster.project import Distillation, Project
 from distill_dagster.spec.loading import load_spec
-from tests.fakes.anthropic_server import KEY, AnthropicServer, Reply, refusal, truncated
-from tests.fakes.anthropic_faults import Body, prompt_of
+from tests.fakes.anthropic_faults import Body
+from tests.fakes.anthropic_server import KEY, AnthropicServer, Reply, prompt_of, refusal, truncated
 from tests.histories.declared import Declared
-from tests.histories.forking import KILLED, Death, Forking, Process
+from tests.histories.forking import Death, Forking, Process
 
 NAME = "demo"
 CONCURRENCY = 3
@@ -51,8 +50,9 @@ class World:
 
     def start(self, *arguments: str, death: Death | None = None) -> Process:
         """Starts a `distill` command."""
-        variables = {"DISTILL_PROJECT": str(self.root), "DAGSTER_HOME": None, "DISTILL_HOME": None}
-        return self._forking.distill(arguments, {**self._environment, **variables}, death)
+        variables = {"DISTILL_PROJECT": str(self.root), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+        unset = dict.fromkeys(("DAGSTER_HOME", "DISTILL_HOME"))
+        return self._forking.distill(arguments, {**self._environment, **variables, **unset}, death)
 
     def distill(self, *arguments: str) -> tuple[int, str]:
         """Runs a `distill` command to its end: exit code and output."""
@@ -79,6 +79,8 @@ class World:
         other = World(root, self._forking, self._environment)
         other.declare(self.declared)
         (root / ".distill").mkdir()
+        if (self.root / ".models").is_dir():
+            shutil.copytree(self.root / ".models", root / ".models")
         with closing(sqlite3.connect(self._store)) as old, closing(sqlite3.connect(other._store)) as new:
             old.backup(new)
         return other
@@ -95,35 +97,54 @@ class World:
             return connection.execute(question).fetchall() if known else []
 
 
-class Paying:
+class Books:
+    """That nothing which was stored is ever gone."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._seen: Stored = {}
+
+    @property
+    def paid(self) -> int:
+        """Answers that were made."""
+        return len(self._world.stored())
+
+    def check(self, kills: int = 0) -> None:
+        """Nothing stored is gone or changed.
+
+        Args:
+            kills: how many processes were killed since the last look.
+        """
+        stored = self._world.stored()
+        gone = [key for key, row in self._seen.items() if stored.get(key) != row]
+        assert not gone, f"responses that are stored no more, or otherwise: {gone}"
+        self._seen = stored
+
+
+class Paying(Books):
     """What a server was paid for beside what a store has of it.
 
     A process that is killed loses at most the answers that were in flight. What travels in a batch is never lost.
     """
 
     def __init__(self, world: World, server: AnthropicServer) -> None:
-        self._world = world
+        super().__init__(world)
         self._server = server
         self._lost_least = self._lost_most = 0
-        self._seen: Stored = {}
-        self.refused = 0
 
     @property
     def paid(self) -> int:
-        """Requests that the server has billed, or refused for good."""
-        return len(self._server.accepted) + self.refused
+        """Requests that the server has billed."""
+        return len(self._server.accepted)
 
-    def check(self, kills: int = 0, processes: int = 1) -> None:
-        """Nothing stored is gone or changed, and everything paid is stored, but for what was in flight at kills."""
-        stored = self._world.stored()
-        gone = [key for key, row in self._seen.items() if stored.get(key) != row]
-        assert not gone, f"responses that are stored no more, or otherwise: {gone}"
-        self._seen = stored
+    def check(self, kills: int = 0) -> None:
+        """And everything paid is stored, but for what was in flight at kills."""
+        super().check()
         self._lost_most += kills * CONCURRENCY
         travelling = self._world.open_in_batches()
-        missing = self.paid - len(stored)
+        missing = self.paid - len(self._seen)
         assert self._lost_least <= missing <= self._lost_most + travelling, (
-            f"{self.paid} answers paid, {len(stored)} stored, {travelling} in batches, "
+            f"{self.paid} answers paid, {len(self._seen)} stored, {travelling} in batches, "
             f"{self._lost_least} to {self._lost_most} lost in flight"
         )
         if not travelling:
@@ -156,22 +177,16 @@ class Teacher:
         return Reply(text="" if kind == 2 else f"Answer {seen % 2} to {prompt}")
 
 
-def killed_after(world: World, teacher: Teacher, answers: int, *arguments: str) -> int:
-    """Runs a command that is killed while the teacher answers for the nth time; returns its exit code."""
+def killed_after(world: World, teacher: Teacher, answers: int, *arguments: str) -> tuple[int, str]:
+    """Runs a command that is killed while the teacher answers for the nth time; its exit code and output."""
     kill: list[Process] = []
     teacher.after(answers, lambda: kill[0].kill())
     kill.append(world.start(*arguments))
     code = kill[0].wait()
     teacher.after(0, lambda: None)
-    assert code in (0, 1, KILLED), kill[0].output
-    return code
+    return code, kill[0].output
 
 
-def environment_of(server: AnthropicServer) -> dict[str, str]:
+def hosted(server: AnthropicServer) -> dict[str, str]:
     """The variables with which commands find the teacher."""
-    return {
-        "ANTHROPIC_API_KEY": KEY,
-        "ANTHROPIC_BASE_URL": server.url,
-        "OMP_NUM_THREADS": "1",
-        "COLUMNS": "200",
-    }
+    return {"ANTHROPIC_API_KEY": KEY, "ANTHROPIC_BASE_URL": server.url}
