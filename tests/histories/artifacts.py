@@ -1,7 +1,7 @@
 """What a distillation came to: everything a reader finds through its pointers, as values that can be compared."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from distill_dagster.project import Distillation
 from distill_dagster.storage import read_current
 
 Artifacts = dict[str, Any]
+# Where a row of a dataset came from when its version was first made; no part of the version.
+PLACES = ("partition", "request_key")
 
 
 def partitioned(distillation: Distillation) -> Artifacts:
@@ -46,7 +48,7 @@ def dataset(distillation: Distillation) -> Artifacts:
     found["dataset"] = current
     for file in sorted((folder / current.version).iterdir()):
         if file.suffix == ".parquet":
-            found[f"dataset/{file.name}"] = _rows(file)
+            found[f"dataset/{file.name}"] = _rows(file, without=PLACES)
         elif file.suffix == ".jsonl":
             found[f"dataset/{file.name}"] = _digest(file)
     found["dropped"] = dropped_rows(distillation, current.build_key).to_dicts()
@@ -90,8 +92,8 @@ def _version(distillation: Distillation, asset: str) -> str | None:
     return current.version if current is not None else None
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return pl.read_parquet(path).to_dicts()
+def _rows(path: Path, without: Sequence[str] = ()) -> list[dict[str, Any]]:
+    return pl.read_parquet(path).drop(*without).to_dicts()
 
 
 def _digest(path: Path) -> str:

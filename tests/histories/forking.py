@@ -1,7 +1,7 @@
 """Commands in processes of their own without the seconds of imports: each is forked from a process that has them done.
 
-`python -m tests.histories.forking SOCKET [torch]` listens; `Forking` is its client. A forked command is a real process in
-a process group of its own, so that SIGKILL ends it and its workers at once, and nothing of it survives but files.
+`python -m tests.histories.forking SOCKET [torch]` listens; `Forking` is its client. A forked command is a real process
+in a group of its own, so that SIGKILL ends it and its workers at once, and nothing of it survives but files.
 """
 
 import itertools
@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,6 @@ from typing import Any, Literal
 REPOSITORY = Path(__file__).parents[2]
 SOCKET_VARIABLE = "DISTILL_TEST_FORKING"
 KILLED = -signal.SIGKILL
-START_S = 60.0
 Durable = Literal["file", "commit", "worker"]
 
 
@@ -49,10 +48,8 @@ class Process:
 
     def kill(self) -> None:
         """Kills it and what it has started."""
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
     def wait(self) -> int:
         """Its exit code; KILLED where it died without one."""

@@ -24,6 +24,7 @@ from tests.histories.declared import (
     row,
 )
 from tests.histories.forking import KILLED, Death
+from tests.histories.in_dagster import untold
 from tests.histories.world import NAME, Books, Teacher, World, killed_after
 
 numbers = st.integers(0, 1_000)
@@ -52,9 +53,10 @@ class AnyHistory(RuleBasedStateMachine):
         """The declaration that every history starts from."""
         raise NotImplementedError
 
-    @initialize(keyed=st.booleans(), sown=st.lists(st.tuples(texts, topics, days), min_size=6, max_size=12))
-    def begin(self, keyed: bool, sown: list[tuple[str, str, str]]) -> None:
+    @initialize(keyed=st.booleans(), further=st.lists(st.tuples(texts, topics, days), max_size=4))
+    def begin(self, keyed: bool, further: list[tuple[str, str, str]]) -> None:
         self.make()
+        sown = [(text, TOPICS[at % 3], DAYS[at % 2]) for at, text in enumerate(TEXTS)] + further
         self.number = len(sown)
         rows = tuple(row(number, *values) for number, values in enumerate(sown))
         declared = Declared(rows, self.blocks())
@@ -194,6 +196,7 @@ class AnyHistory(RuleBasedStateMachine):
         if code == 0:
             code, said = self.world.distill("run", NAME)
             assert "nothing to do" in said, said
+            assert untold(self.world.distillation) == []
 
     def compare(self, world: World, clean: World, *, whole: bool) -> None:
         """Everything that readers find."""
