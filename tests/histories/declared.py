@@ -88,6 +88,16 @@ class Declared:
         """Whether a row can be no prompt, or has the id of another."""
         return self.mended() != self
 
+    @property
+    def partitions(self) -> tuple[str, ...]:
+        """Names that partitions may have, as they are cut now."""
+        cut = self.blocks["prompts"].get("partition")
+        if cut is None:
+            return ("all",)
+        if "shards" in cut:
+            return tuple(map(str, range(cut["shards"])))
+        return TOPICS if "by" in cut else DAYS
+
     def mended(self) -> "Declared":
         """Without the rows that can be no prompts."""
         prompts = self.blocks["prompts"]

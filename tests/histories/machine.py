@@ -29,7 +29,7 @@ from tests.histories.world import NAME, Books, Teacher, World, killed_after
 
 numbers = st.integers(0, 1_000)
 texts, topics, days = st.sampled_from(TEXTS), st.sampled_from(TOPICS), st.sampled_from(DAYS)
-deaths = st.one_of(st.builds(Death, st.just(of), st.integers(1, 60)) for of in ("file", "commit", "worker"))
+deaths = st.builds(Death, st.sampled_from(["file", "commit"]), st.integers(1, 60))
 UNTIL = ("prompts", "teacher_outputs", "dataset", "student")
 CANNOT = ("no row is left to train on", "no rows in the test split")
 
@@ -152,8 +152,17 @@ class AnyHistory(RuleBasedStateMachine):
 
     @rule(at=numbers)
     def run_a_partition(self, at: int) -> None:
-        """One of the topics: where the partitions are others, the run is refused."""
-        self.check(*self.world.distill("run", NAME, "--partition", TOPICS[at % len(TOPICS)]), may_fail=True)
+        """It is refused where the source has no such partition."""
+        names = self.declared.partitions
+        self.check(*self.world.distill("run", NAME, "--partition", names[at % len(names)]), may_fail=True)
+
+    @rule()
+    def run_twice_at_once(self) -> None:
+        both = [self.world.start("run", NAME) for _ in range(2)]
+        for process in both:
+            code = process.wait()
+            self.look(code, process.output, may_fail=False)
+        self.books.check()
 
     @rule(death=deaths)
     def run_and_die(self, death: Death) -> None:
@@ -167,11 +176,15 @@ class AnyHistory(RuleBasedStateMachine):
         self.books.check()
 
     def check(self, code: int, said: str, *, may_fail: bool = False) -> None:
-        """Looks at the books after a run."""
+        """Looks at the books after a run, and at how it ended."""
+        self.look(code, said, may_fail=may_fail)
+        self.books.check(kills=int(code == KILLED))
+
+    def look(self, code: int, said: str, *, may_fail: bool) -> None:
+        """A run ends well, or for a reason."""
         assert "Traceback" not in said, said
         assert code in (0, 1, KILLED), said
         assert code != KILLED or may_fail
-        self.books.check(kills=int(code == KILLED))
         expected = self.declared.is_broken or may_fail or any(reason in said for reason in CANNOT)
         assert code == 0 or expected, said
 
@@ -192,6 +205,7 @@ class AnyHistory(RuleBasedStateMachine):
         clean = self.world.clean(self.world.root.with_name(f"{self.world.root.name}-clean"))
         clean_code, clean_said = clean.distill("run", NAME)
         assert (code, before) == (clean_code, self.books.paid), f"{said}\n---\n{clean_said}"
+        assert clean.stored() == self.world.stored()
         self.compare(self.world, clean, whole=code == 0)
         if code == 0:
             code, said = self.world.distill("run", NAME)
@@ -235,3 +249,7 @@ class LocalHistory(AnyHistory):
     @rule(choice=st.one_of(choices("teacher", LOCAL), choices("logits", LOGITS)))
     def flip_the_teacher(self, choice: tuple[str, str, Any]) -> None:
         self.declare(self.declared.flipped(*choice))
+
+    @rule(step=st.integers(1, 12))
+    def run_and_die_in_the_worker(self, step: int) -> None:
+        self.run_and_die(Death("worker", step))

@@ -51,7 +51,8 @@ class World:
     def start(self, *arguments: str, death: Death | None = None) -> Process:
         """Starts a `distill` command."""
         variables = {"DISTILL_PROJECT": str(self.root), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-        unset = dict.fromkeys(("DAGSTER_HOME", "DISTILL_HOME"))
+        variables["HF_HUB_OFFLINE"] = "1"
+        unset = dict.fromkeys(("DAGSTER_HOME", "DISTILL_HOME", "DISTILL_STORE_URL"))
         return self._forking.distill(arguments, {**self._environment, **variables, **unset}, death)
 
     def distill(self, *arguments: str) -> tuple[int, str]:
