@@ -18,6 +18,8 @@ from distill_dagster.storage import read_current
 Artifacts = dict[str, Any]
 # Where a row of a dataset came from when its version was first made; no part of the version.
 PLACES = ("partition", "request_key")
+# A column that no prompt reads may change a row without changing its prompt.
+UNSEEN = {"prompts": ("row_hash",), "teacher_outputs": ()}
 
 
 def partitioned(distillation: Distillation) -> Artifacts:
@@ -32,7 +34,7 @@ def partitioned(distillation: Distillation) -> Artifacts:
             if asset == "teacher_logits":
                 found[f"{asset}/{partition} sequences"] = _sequences(distillation, partition)
             else:
-                found[f"{asset}/{partition} rows"] = _rows(folder / f"{current.version}.parquet")
+                found[f"{asset}/{partition} rows"] = _rows(folder / f"{current.version}.parquet", without=UNSEEN[asset])
             if asset == "teacher_outputs":
                 found[f"{asset}/{partition} lines"] = _digest(folder / f"{current.version}.jsonl")
     return found
