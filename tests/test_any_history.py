@@ -44,7 +44,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forking]:
         yield made
 
 
-@pytest.mark.timeout(0)
+@pytest.mark.timeout(0 if HISTORIES else 600)
 def test_any_history_of_a_hosted_teacher_ends_as_a_clean_run(tmp_path: Path, commands: Forking) -> None:
     numbers = itertools.count()
 
@@ -70,7 +70,7 @@ def test_any_history_of_a_hosted_teacher_ends_as_a_clean_run(tmp_path: Path, com
     run_state_machine_as_test(History, settings=drawn(4))
 
 
-@pytest.mark.timeout(0)
+@pytest.mark.timeout(0 if HISTORIES else 600)
 def test_any_history_of_a_local_teacher_and_a_student_ends_as_a_clean_run(
     tmp_path: Path, commands: Forking, tiny_model: Path
 ) -> None:
