@@ -85,7 +85,7 @@ def test_any_history_of_a_local_teacher_and_a_student_ends_as_a_clean_run(
         def blocks(self) -> dict[str, dict[str, Any]]:
             small = {"base": {"prune": "teacher", "layers": 1}, "objective": "logit", "precision": "fp32"}
             return {
-                "prompts": {**PROMPTS, "split": {"validation": 0.3, "test": 0.4}},
+                "prompts": {**PROMPTS, "split": {"validation": 0.2, "test": 0.3}},
                 "teacher": {"provider": "transformers", "model": "tiny", "dtype": "float32", "max_tokens": 16},
                 "logits": {"k": 8},
                 "students": {"small": {**small, "max_steps": 2, "batch_size": 4, "checkpoint_steps": 1}},
