@@ -61,12 +61,13 @@ def write_evaluation(folder: Path, inputs: EvaluationInputs) -> EvaluationReport
 
 
 def evaluation_version(folder: Path) -> str:
-    """The content hash of a written evaluation: every column of its predictions and verdicts, and report.json.
+    """The content hash of a written evaluation: its predictions, its verdicts and report.json.
 
     The predictions alone would not do: a gate, a confidence level or a row that curation dropped changes the report
-    without changing an answer. Timings are in neither file.
+    without changing an answer. Timings are in neither file. The partition that a row lies in is left out: cutting the
+    prompts into others makes no other dataset, and so no other evaluation.
     """
-    predictions = pl.read_parquet(folder / PREDICTIONS_FILE)
+    predictions = pl.read_parquet(folder / PREDICTIONS_FILE).drop("partition")
     content = {
         "predictions": frame_version(predictions, predictions.columns),
         "report": read_json(folder / REPORT_JSON_FILE),

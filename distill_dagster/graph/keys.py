@@ -4,6 +4,7 @@ import dagster as dg
 
 CODE_VERSION = "1"
 MISSING_PARTITION = "all"
+VERSION_TAG = "dagster/data_version"
 DISTILLATION_TAG = "distill/distillation"
 
 

@@ -11,7 +11,7 @@ import dagster as dg
 
 from distill_dagster.graph.checks import check_evaluations
 from distill_dagster.graph.failures import as_failure
-from distill_dagster.graph.keys import CODE_VERSION, asset_key
+from distill_dagster.graph.keys import CODE_VERSION, VERSION_TAG, asset_key
 from distill_dagster.graph.metadata import (
     SAMPLE_ROWS,
     asked_observation,
@@ -45,7 +45,6 @@ from distill_dagster.teachers.outputs import (
 )
 from distill_dagster.teachers.store.spending import Meter
 
-VERSION_TAG = "dagster/data_version"
 Metadata = Mapping[str, dg.MetadataValue]
 
 

@@ -14,6 +14,7 @@ from distill_dagster.graph.partitioned import partitioned_config
 from distill_dagster.graph.partitions import range_tags, register
 from distill_dagster.graph.pools import GPU, slot, teacher_pool
 from distill_dagster.graph.release import gate_checks, gate_key, is_verdict
+from distill_dagster.graph.untold import tell_untold
 from distill_dagster.plan import Asset, Request, Step, partitioned_kinds, plan_partitioned, plan_rest
 from distill_dagster.planning.make import planned_calls
 from distill_dagster.project import Distillation
@@ -78,6 +79,13 @@ class Runner:
             DistillError: the request or the sources make no sense; nothing ran then.
         """
         outcome = Outcome(dead_runs=fail_dead_runs(self._instance))
+        try:
+            self._make_due(request, outcome)
+        finally:
+            tell_untold(self._distillation, self._instance)
+        return outcome
+
+    def _make_due(self, request: Request, outcome: Outcome) -> None:
         teacher = make_teacher(self._distillation, no_launch)
         identity = teacher.identity
         plan = plan_partitioned(self._distillation, identity, request.partitions)
@@ -95,7 +103,6 @@ class Runner:
             self._run_rest([step for step in steps if request.wants(step.asset)], outcome)
             if outcome.failure is None and request.wants(Asset.RELEASE):
                 self._note_releases(students, outcome)
-        return outcome
 
     def release(self, student: str) -> str | None:
         """Makes the release of one student alone, and its gate's check with it; returns what failed, or None."""

@@ -109,6 +109,16 @@ def test_another_answer_or_another_gate_is_another_version(tmp_path: Path, input
     assert len({evaluation_version(tmp_path / name) for name in others}) == 3
 
 
+def test_the_partitions_that_rows_lie_in_make_no_other_version(tmp_path: Path, inputs: EvaluationInputs) -> None:
+    cut_otherwise = dataclasses.replace(inputs, test=inputs.test.with_columns(partition=pl.lit("07")))
+    (first, second) = (tmp_path / "first", tmp_path / "second")
+    write_evaluation(first, inputs)
+    write_evaluation(second, cut_otherwise)
+
+    assert not pl.read_parquet(first / "predictions.parquet").equals(pl.read_parquet(second / "predictions.parquet"))
+    assert evaluation_version(first) == evaluation_version(second)
+
+
 def test_a_loss_that_is_not_finite_is_null_and_reads_back(tmp_path: Path, inputs: EvaluationInputs) -> None:
     diverged = retrained(inputs, train_loss=float("nan"), loss_curve=[(5, float("inf"))])
     write_evaluation(tmp_path, dataclasses.replace(inputs, student=diverged))
