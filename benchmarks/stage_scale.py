@@ -150,7 +150,9 @@ def main() -> None:
         return
     fixed = measure(options.partitions, options.partitions, options.curation)
     for stage, one in fixed.items():
-        print(f"{options.partitions:>9,}  {one.seconds:7.2f} s {one.cpu_seconds:7.2f} s cpu, whatever the number  {stage}")
+        print(
+            f"{options.partitions:>9,}  {one.seconds:7.2f} s {one.cpu_seconds:7.2f} s cpu, whatever the number  {stage}"
+        )
     for prompts in options.prompts:
         show(prompts, measure(prompts, options.partitions, options.curation), fixed, options.partitions)
 
