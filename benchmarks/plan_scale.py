@@ -99,13 +99,12 @@ def store_answers(distillation: "Distillation", prompts: Iterable[pl.DataFrame])
     identity = make_teacher(distillation, no_launch).identity
     ResponseStore(distillation.project.store_url).engine.dispose()
     marks = ", ".join("?" * len(COLUMNS))
+    insert = f"INSERT OR IGNORE INTO responses ({', '.join(COLUMNS)}) VALUES ({marks})"
     with sqlite3.connect(distillation.project.home / "responses.sqlite") as connection:
         for chunk in prompts:
             asked = chunk.select("messages", sample=pl.lit(0, dtype=pl.Int32))
             keys = identity.request_keys(asked)
-            connection.executemany(
-                f"INSERT INTO responses ({', '.join(COLUMNS)}) VALUES ({marks})", _answers(keys, identity.digest)
-            )
+            connection.executemany(insert, _answers(keys, identity.digest))
     connection.close()
 
 

@@ -108,7 +108,7 @@ def time_stage(stage: str, root: Path) -> None:
 
 def take(stage: str, root: Path) -> Taken:
     """`time_stage` in a process of its own."""
-    command = [sys.executable, __file__, "--stage", stage, "--root", str(root)]
+    command = [sys.executable, str(ROOT / "benchmarks" / "stage_scale.py"), "--stage", stage, "--root", str(root)]
     return Taken(*json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
 
 

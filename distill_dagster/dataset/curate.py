@@ -7,11 +7,12 @@ import polars as pl
 
 from distill_dagster.dataset.duplicates import (
     Questions,
-    Resemblances,
     Texts,
     comparable,
     exact_duplicates,
     near_duplicates,
+    resemblances,
+    sketched,
 )
 from distill_dagster.prompts.splits import LEARNT_FROM, Split
 from distill_dagster.spec.curation import CurationSpec, DropReason
@@ -94,9 +95,9 @@ class Curation:
             train and validation (golden_leakage), whatever `spec.drop` lists.
         """
         self._spec = spec
-        self._golden = _golden_index(golden, spec.near_duplicate_threshold) if golden is not None else None
+        self._golden = _held(golden, spec.near_duplicate_threshold) if golden is not None else None
         self._within, self._across = "near_duplicate" in spec.drop, "test_leakage" in spec.drop
-        self._questions = Questions(spec.near_duplicate_threshold if self._within or self._across else None)
+        self._questions = Questions()
         self._usable = [pl.DataFrame(schema=_USABLE)]
         self._dropped = [pl.DataFrame(schema=DROPPED_SCHEMA)]
 
@@ -115,9 +116,12 @@ class Curation:
         answers = answers.with_columns(reason=_unusable(self._spec), detail=_detail())
         self._drop(answers.filter(pl.col("reason").is_not_null()))
         usable = _targets(answers.filter(pl.col("reason").is_null()).drop("reason", "detail"), self._spec)
+        threshold = self._spec.near_duplicate_threshold
         asked = comparable(usable.unique("prompt_id"))
+        if self._within or self._across or self._golden is not None:
+            asked = sketched(asked, threshold)
         if self._golden is not None:
-            leaked = self._golden.find(asked.filter(pl.col("split").is_in(LEARNT_FROM)))
+            leaked = resemblances(asked.filter(pl.col("split").is_in(LEARNT_FROM)), self._golden, threshold)
             gone = _for_prompts(usable, leaked, pl.lit(DropReason.GOLDEN_LEAKAGE.value))
             self._drop(gone)
             usable, asked = _without(usable, gone), asked.join(gone, on="prompt_id", how="anti", maintain_order="left")
@@ -154,12 +158,7 @@ class Curation:
             return pl.DataFrame(schema=DROPPED_SCHEMA)
         prompts = self._questions.of(usable["prompt_id"])
         found = near_duplicates(
-            prompts,
-            self._questions.bands,
-            texts,
-            self._spec.near_duplicate_threshold,
-            within=self._within,
-            across=self._across,
+            prompts, texts, self._spec.near_duplicate_threshold, within=self._within, across=self._across
         )
         reason = (
             pl.when("same_split")
@@ -222,11 +221,12 @@ def golden_leakage(rows: pl.DataFrame, golden: pl.DataFrame, threshold: float) -
         golden: prompt_id, text, student_messages.
         threshold: least Jaccard similarity of the prompts' character 5-grams.
     """
-    return _golden_index(golden, threshold).find(comparable(rows))
+    return resemblances(sketched(comparable(rows), threshold), _held(golden, threshold), threshold)
 
 
-def _golden_index(golden: pl.DataFrame, threshold: float) -> Resemblances:
-    return Resemblances(comparable(golden.with_columns(split=pl.lit(Split.TEST.value))), threshold)
+def _held(golden: pl.DataFrame, threshold: float) -> pl.DataFrame:
+    """The golden set as `sketched` returns it."""
+    return sketched(comparable(golden.with_columns(split=pl.lit(Split.TEST.value))), threshold)
 
 
 def _repeats() -> pl.Expr:

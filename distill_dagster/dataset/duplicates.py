@@ -1,32 +1,21 @@
 """Finds prompts that ask the same: equal after normalisation, or alike by the Jaccard similarity of their 5-grams."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import numpy as np
 import polars as pl
-import rensa
 from numpy.typing import NDArray
 
+from distill_dagster.dataset.sketches import SHINGLE_CHARS, Bands, bands_of
 from distill_dagster.prompts.identity import normalise
 from distill_dagster.prompts.splits import Split, sha256_hex
 
-SHINGLE_CHARS = 5
-_PERMUTATIONS = 120  # divisible in many ways, so that bands can fit the threshold
-_SEED = 17
-_RECALL = 0.999
 _RANK = {split.value: rank for rank, split in enumerate(Split)}
 _CONTEXT_CHARS = 16
 _ASKS_CHARS = 32
-_SKETCHED_TOGETHER = 1_024
-# Odd, so that multiplying by it loses nothing modulo 2⁶⁴ (the golden ratio's fraction).
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-_REMEMBERED = {"prompt_id": pl.String, "split": pl.String, "asks": pl.String}
 
 Texts = Callable[[pl.Series], pl.DataFrame]
 """prompt_id, split, text and student_messages of some prompts, given their ids."""
-Bands = NDArray[np.uint32]
-"""MinHash bands: a row a prompt, a column a band; prompts that are equal in a band may resemble each other."""
 
 
 def comparable(prompts: pl.DataFrame) -> pl.DataFrame:
@@ -53,33 +42,31 @@ def comparable(prompts: pl.DataFrame) -> pl.DataFrame:
 class Questions:
     """What prompts ask, in hashes: some 250 bytes a prompt, however long it is."""
 
-    def __init__(self, threshold: float | None) -> None:
-        """Args:
-        threshold: of `near_duplicates`; None where resemblances are not looked for.
-        """
-        self._threshold = threshold
-        self._frames = [pl.DataFrame(schema=_REMEMBERED)]
-        self._bands: list[Bands] = []
+    def __init__(self) -> None:
+        self._frames: list[pl.DataFrame] = []
 
     def add(self, prompts: pl.DataFrame) -> None:
-        """Takes prompts as `comparable` returns them; every prompt_id once."""
+        """Takes prompts as `comparable` or `sketched` returns them; every prompt_id once."""
         asks = sha256_hex(pl.concat_str("context", "normal")).str.slice(0, _ASKS_CHARS)
-        self._frames.append(prompts.select("prompt_id", "split", asks=asks))
-        if self._threshold is not None:
-            self._bands.append(bands_of(prompts, self._threshold))
+        self._frames.append(prompts.with_columns(asks=asks).drop("context", "normal"))
 
     def of(self, prompt_ids: pl.Series) -> pl.DataFrame:
-        """prompt_id, split, asks (str: equal where the same is asked) and row (of `bands`), in the order of winning."""
+        """prompt_id, split, asks (str: equal where the same is asked), bands where there are any; in their order."""
         if len(self._frames) > 1:
-            self._frames = [_in_order(pl.concat(self._frames).with_row_index("row"))]
+            self._frames = [_in_order(pl.concat(self._frames))]
         return self._frames[0].filter(pl.col("prompt_id").is_in(prompt_ids.unique().implode()))
 
-    @property
-    def bands(self) -> Bands:
-        """Of all prompts, in the order in which they were added."""
-        if len(self._bands) != 1:
-            self._bands = [np.concatenate(self._bands)]
-        return self._bands[0]
+
+def sketched(prompts: pl.DataFrame, threshold: float) -> pl.DataFrame:
+    """The prompts with `bands` (array of UInt32): two that have none in common do not resemble each other.
+
+    Args:
+        prompts: as `comparable` returns them.
+        threshold: in (0, 1].
+    """
+    bands = bands_of(prompts["normal"], prompts["context"], threshold)
+    kind = pl.Array(pl.UInt32, bands.shape[1])
+    return prompts.with_columns(pl.Series("bands", bands if len(bands) else [], dtype=kind))
 
 
 def exact_duplicates(answers: pl.DataFrame, prompts: pl.DataFrame) -> pl.DataFrame:
@@ -100,18 +87,16 @@ def exact_duplicates(answers: pl.DataFrame, prompts: pl.DataFrame) -> pl.DataFra
 
 
 def near_duplicates(
-    prompts: pl.DataFrame, bands: Bands, texts: Texts, threshold: float, *, within: bool, across: bool
+    prompts: pl.DataFrame, texts: Texts, threshold: float, *, within: bool, across: bool
 ) -> pl.DataFrame:
     """Prompts that resemble one that stays.
 
     Greedy in the frame's order: a prompt goes where an earlier one that stays has a Jaccard similarity of at least
-    `threshold` on character 5-grams of the normalised text. MinHash bands (Broder 1997; Leskovec, Rajaraman, Ullman,
-    "Mining of Massive Datasets", 3.4) propose candidates, and the exact similarity decides. A similarity at the
-    threshold is found with a probability of at least 0.999.
+    `threshold` on character 5-grams of the normalised text. MinHash bands propose candidates, and the exact similarity
+    decides. A similarity at the threshold is found with a probability of at least 0.999.
 
     Args:
-        prompts: as `Questions.of` returns them.
-        bands: those that their column `row` points at.
+        prompts: as `Questions.of` returns them, with bands for this threshold.
         texts: asked for the prompts that share a band with another.
         threshold: in (0, 1].
         within: count resemblances inside one split.
@@ -120,20 +105,20 @@ def near_duplicates(
     Returns:
         prompt_id, other (str: the earliest prompt it resembles), same_split (bool).
     """
-    own = bands[prompts["row"].to_numpy()]
-    suspects = prompts.with_columns(place=pl.int_range(pl.len())).filter(pl.Series(_is_shared(own)))
+    suspects = prompts.filter(pl.Series(_is_shared(prompts["bands"].to_numpy()), dtype=pl.Boolean))
     asked = comparable(texts(suspects["prompt_id"])).select("prompt_id", "normal", "context")
     suspects = suspects.join(asked, on="prompt_id", maintain_order="left")
     staying: dict[tuple[int, int], list[int]] = {}
     ids, splits = suspects["prompt_id"], suspects["split"].to_list()
     asking = list(suspects.select("normal", "context").iter_rows())
     found: list[tuple[str, str, bool]] = []
-    for row, place in enumerate(suspects["place"]):
-        keys = list(enumerate(own[place].tolist()))
+    for row, bands in enumerate(suspects["bands"].to_numpy()):
+        keys = list(enumerate(bands.tolist()))
         candidates = {other for key in keys for other in staying.get(key, ())}
-        other = _resembled(row, candidates, asking, splits, threshold, within, across)
-        if other is not None:
-            found.append((ids[row], ids[other], splits[row] == splits[other]))
+        counted = (other for other in sorted(candidates) if (within if splits[other] == splits[row] else across))
+        resembled = _first_alike(asking[row], ((other, asking[other]) for other in counted), threshold)
+        if resembled is not None:
+            found.append((ids[row], ids[resembled], splits[row] == splits[resembled]))
             continue
         for key in keys:
             staying.setdefault(key, []).append(row)
@@ -142,59 +127,29 @@ def near_duplicates(
     )
 
 
-class Resemblances:
-    """Finds prompts that resemble one of a few others, or are the same; found as in `near_duplicates`."""
-
-    def __init__(self, others: pl.DataFrame, threshold: float) -> None:
-        """Args:
-        others: prompt_id, normal, context, as `comparable` returns them.
-        threshold: in (0, 1].
-        """
-        self._threshold = threshold
-        self._index = rensa.RMinHashLSH(threshold, _PERMUTATIONS, _bands(threshold))
-        self._ids = others["prompt_id"]
-        self._known = [_shingles(text) for text in others["normal"]]
-        for row, (shingles, context) in enumerate(zip(self._known, others["context"], strict=True)):
-            self._index.insert(row, _sketch(shingles, context))
-
-    def find(self, prompts: pl.DataFrame) -> pl.DataFrame:
-        """prompt_id, other (str: the first of the others that it resembles).
-
-        Args:
-            prompts: prompt_id, normal, context, as `comparable` returns them.
-        """
-        found: list[tuple[str, str]] = []
-        for prompt_id, text, context in prompts.select("prompt_id", "normal", "context").iter_rows():
-            shingles = _shingles(text)
-            candidates = sorted(self._index.query(_sketch(shingles, context)))
-            alike = (row for row in candidates if jaccard(shingles, self._known[row]) >= self._threshold)
-            other = next(alike, None)
-            if other is not None:
-                found.append((prompt_id, self._ids[other]))
-        return pl.DataFrame(found, schema={"prompt_id": pl.String, "other": pl.String}, orient="row")
-
-
-def bands_of(prompts: pl.DataFrame, threshold: float) -> Bands:
-    """The MinHash bands of prompts.
+def resemblances(prompts: pl.DataFrame, others: pl.DataFrame, threshold: float) -> pl.DataFrame:
+    """Prompts that resemble one of a few others, or are the same; found as in `near_duplicates`.
 
     Args:
-        prompts: normal, context, as `comparable` returns them.
+        prompts, others: as `sketched` returns them for the threshold.
+        threshold: in (0, 1].
+
+    Returns:
+        prompt_id, other (str: the first of `others` that it resembles).
     """
-    bands = _bands(threshold)
-    parts = [
-        _digests(part).reshape(part.height, bands, _PERMUTATIONS // bands)
-        for part in prompts.iter_slices(_SKETCHED_TOGETHER)
-    ]
-    if not parts:
-        return np.empty((0, bands), dtype=np.uint32)
-    powers = np.cumprod(np.full(_PERMUTATIONS // bands, _MULTIPLIER))
-    return np.concatenate([((part * powers).sum(axis=2) >> np.uint64(32)).astype(np.uint32) for part in parts])
-
-
-def _digests(prompts: pl.DataFrame) -> NDArray[np.uint64]:
-    tokens = [_tokens(_shingles(text), context) for text, context in prompts.select("normal", "context").iter_rows()]
-    matrix: Any = rensa.RMinHash.digest_matrix_from_token_sets(tokens, _PERMUTATIONS, _SEED)
-    return np.array(matrix.to_rows(), dtype=np.uint64)
+    known = list(others.select("normal", "context").iter_rows())
+    own, theirs = prompts["bands"].to_numpy(), others["bands"].to_numpy()
+    suspects = np.zeros(len(own), dtype=bool)
+    for column, other_column in zip(own.T, theirs.T, strict=True):
+        suspects |= np.isin(column, other_column)
+    found: list[tuple[str, str]] = []
+    rows = prompts.filter(pl.Series(suspects, dtype=pl.Boolean))
+    for row, bands in zip(rows.select("prompt_id", "normal", "context").iter_rows(), own[suspects], strict=True):
+        candidates = np.flatnonzero((theirs == bands).any(axis=1)).tolist()
+        other = _first_alike(row[1:], ((candidate, known[candidate]) for candidate in candidates), threshold)
+        if other is not None:
+            found.append((row[0], others["prompt_id"][other]))
+    return pl.DataFrame(found, schema={"prompt_id": pl.String, "other": pl.String}, orient="row")
 
 
 def _is_shared(bands: Bands) -> NDArray[np.bool_]:
@@ -218,45 +173,18 @@ def jaccard(left: set[str], right: set[str]) -> float:
     return shared / (len(left) + len(right) - shared)
 
 
-def _resembled(
-    row: int,
-    candidates: Iterable[int],
-    asking: list[tuple[str, str]],
-    splits: list[str],
-    threshold: float,
-    within: bool,
-    across: bool,
-) -> int | None:
-    text, context = asking[row]
+def _first_alike(asked: tuple[str, str], others: Iterable[tuple[int, tuple[str, str]]], threshold: float) -> int | None:
+    """The first of some numbered prompts (normal, context) that resembles one, if any does."""
+    text, context = asked
     shingles = _shingles(text)
-    for candidate in sorted(candidates):
-        other, under = asking[candidate]
-        counts = within if splits[candidate] == splits[row] else across
-        if counts and under == context and jaccard(shingles, _shingles(other)) >= threshold:
-            return candidate
-    return None
-
-
-def _sketch(shingles: set[str], context: str) -> rensa.RMinHash:
-    sketch = rensa.RMinHash(_PERMUTATIONS, _SEED)
-    sketch.update(_tokens(shingles, context))
-    return sketch
-
-
-def _tokens(shingles: set[str], context: str) -> list[str]:
-    """The context is part of every token: prompts under different system prompts share none."""
-    return [context + shingle for shingle in shingles]
+    alike = (
+        number
+        for number, (other, under) in others
+        if under == context and jaccard(shingles, _shingles(other)) >= threshold
+    )
+    return next(alike, None)
 
 
 def _shingles(text: str) -> set[str]:
     """Character 5-grams; a shorter text is its own only one."""
     return {text[start : start + SHINGLE_CHARS] for start in range(len(text) - SHINGLE_CHARS + 1)} or {text}
-
-
-def _bands(threshold: float) -> int:
-    """The fewest bands b (of r = permutations / b rows) that find a pair at the threshold: 1 - (1 - t^r)^b ≥ recall."""
-    divisors = [bands for bands in range(1, _PERMUTATIONS + 1) if _PERMUTATIONS % bands == 0]
-    return next(
-        (bands for bands in divisors if 1 - (1 - threshold ** (_PERMUTATIONS // bands)) ** bands >= _RECALL),
-        _PERMUTATIONS,
-    )

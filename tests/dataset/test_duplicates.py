@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill_dagster.dataset.duplicates import Questions, comparable, exact_duplicates, jaccard, near_duplicates
+from distill_dagster.dataset.duplicates import (
+    Questions,
+    comparable,
+    exact_duplicates,
+    jaccard,
+    near_duplicates,
+    sketched,
+)
 from distill_dagster.prompts.identity import normalise
 from tests.dataset.frames import prompt, prompts_frame
 
@@ -23,12 +30,11 @@ def shingles(text: str) -> set[str]:
 
 def near(rows: list[dict[str, str]], threshold: float = 0.85, within: bool = True, across: bool = True) -> list[tuple]:
     frame = prompts_frame(rows)
-    questions = Questions(threshold)
+    questions = Questions()
     for part in frame.iter_slices(2):
-        questions.add(comparable(part))
+        questions.add(sketched(comparable(part), threshold))
     found = near_duplicates(
         questions.of(frame["prompt_id"]),
-        questions.bands,
         lambda ids: frame.filter(pl.col("prompt_id").is_in(ids.implode())),
         threshold,
         within=within,
@@ -46,7 +52,7 @@ def test_the_order_of_winning_is_test_validation_train_then_id() -> None:
 def exact(rows: list[dict[str, str]], answers: list[tuple[str, int, bool]]) -> list[tuple]:
     """answers: prompt_id, sample, repeats."""
     frame = pl.DataFrame(answers, schema=["prompt_id", "sample", "repeats"], orient="row")
-    questions = Questions(None)
+    questions = Questions()
     questions.add(comparable(prompts_frame(rows)))
     return sorted(exact_duplicates(frame, questions.of(frame["prompt_id"])).iter_rows())
 
