@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 
 from distill_dagster.project import Distillation
@@ -60,7 +61,7 @@ def read_rows(distillation: Distillation, known: pl.Series) -> SourceRows:
 
     Args:
         distillation: the declaration and its places.
-        known: row hashes of the prompts that are rendered already.
+        known: row hashes of the prompts that are rendered already, each once.
 
     Raises:
         SourceError: the source as a whole cannot be read.
@@ -69,14 +70,14 @@ def read_rows(distillation: Distillation, known: pl.Series) -> SourceRows:
     columns: set[str] = set()
     bad: list[BadRow] = []
     everywhere = ALL if spec.partition is None else None
-    unknown = Spill(_UNKNOWN_SCHEMA)
+    look, unknown = _Known(known), Spill(_UNKNOWN_SCHEMA)
     frames = [pl.DataFrame(schema=_UNKNOWN_SCHEMA).drop("row")]
     read = 0
     for number, chunk in enumerate(_chunks(read_source(spec, distillation.folder, distillation.project.root))):
         for batch in chunk:
             columns |= batch.columns
             bad += [row.in_partition(everywhere) for row in batch.bad]
-        rows = _hashed(pl.concat(batch.frame for batch in chunk), known).with_row_index("order", read)
+        rows = _hashed(pl.concat(batch.frame for batch in chunk), look).with_row_index("order", read)
         read += rows.height
         unknown.add({str(number): rows.filter(pl.col("row").is_not_null())})
         frames.append(rows.select(frames[0].columns))
@@ -101,15 +102,35 @@ def _chunks(batches: Iterator[SourceBatch]) -> Iterator[list[SourceBatch]]:
         yield chunk
 
 
-def _hashed(rows: pl.DataFrame, known: pl.Series) -> pl.DataFrame:
+def _hashed(rows: pl.DataFrame, known: "_Known") -> pl.DataFrame:
     """where, row_hash, and row where it is not known."""
     hashed = rows.with_columns(row_hash=sha256_hex(pl.col("row")))
-    if known.is_empty():
-        return hashed
-    marked = hashed.join(
-        known.to_frame("row_hash").with_columns(is_known=True), "row_hash", "left", maintain_order="left"
-    )
-    return marked.with_columns(row=pl.when("is_known").then(None).otherwise("row")).drop("is_known")
+    return hashed.with_columns(row=pl.when(known.are_in(hashed["row_hash"])).then(None).otherwise("row"))
+
+
+class _Known:
+    """Row hashes that are sorted once; looking others up among them costs the same however often it is done."""
+
+    def __init__(self, row_hashes: pl.Series) -> None:
+        """Args:
+        row_hashes: each once.
+        """
+        short = row_hashes.hash().to_numpy()
+        order = np.argsort(short)
+        self._short, self._full = short[order], row_hashes.gather(order)
+
+    def are_in(self, row_hashes: pl.Series) -> pl.Series:
+        """Whether each is known."""
+        if not len(self._short):
+            return pl.repeat(False, len(row_hashes), dtype=pl.Boolean, eager=True)
+        short = row_hashes.hash().to_numpy()
+        places = np.searchsorted(self._short, short).clip(max=len(self._short) - 1)
+        found = pl.Series(self._short[places] == short)
+        is_same = self._full.gather(places) == row_hashes
+        collides = found & ~is_same  # two in 2⁶⁴ share a short hash
+        if collides.any():
+            is_same = is_same | (collides & row_hashes.is_in(self._full.implode()))
+        return is_same
 
 
 def _distinct(rows: pl.DataFrame) -> pl.DataFrame:
