@@ -7,6 +7,7 @@ process of its own; elapsed seconds and peak memory are medians, of the processo
 """
 
 import argparse
+import json
 import statistics
 import sys
 import tempfile
@@ -24,6 +25,7 @@ attributes:
     prompt: "{{ question }}"
     id: number
     partition: {by: topic}
+  golden_set: {jsonl: golden.jsonl}
   teacher: {provider: transformers, model: tiny, dtype: float32, max_tokens: 16, batch_size: 64}
   curation: {drop: [empty]}
   logits: {k: 4}
@@ -32,6 +34,7 @@ attributes:
     logit: {base: {prune: teacher, layers: 2}, objective: logit, epochs: 1, precision: fp32}
   evaluation: {metrics: [chrf], gate: {metric: chrf, max_degradation: 0.9}}
 """
+GOLDEN_ROWS = 20
 CODES = (0, 3)  # a gate that the tiny student does not pass withholds its release
 
 
@@ -54,6 +57,11 @@ def main() -> None:
         assets = folder / "assets" / "bench"
         assets.mkdir(parents=True)
         (assets / "defs.yaml").write_text(DEFS, encoding="utf-8")
+        golden = [
+            {"question": f"Who was number {n}?", "reference": f"Nobody, {n} times.", "verified": True}
+            for n in range(GOLDEN_ROWS)
+        ]
+        (assets / "golden.jsonl").write_text("".join(json.dumps(row) + "\n" for row in golden), encoding="utf-8")
         apart(write_rows, assets, options.prompts, options.partitions, False)
         apart(make_model, folder / ".models" / "tiny")
         made = run(folder, "run", "bench", codes=CODES)

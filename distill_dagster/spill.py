@@ -17,13 +17,13 @@ class Spill:
     The files have no name, so that nothing is left of them, whatever becomes of this process.
     """
 
-    def __init__(self, schema: Mapping[str, Any], most_bytes: int = BUFFER_BYTES) -> None:
+    def __init__(self, schema: Mapping[str, Any], most_bytes: int | None = None) -> None:
         """Args:
         schema: Polars types of the columns.
-        most_bytes: how much is held before it goes to disk.
+        most_bytes: how much is held before it goes to disk; default: BUFFER_BYTES.
         """
         self._nothing = pl.DataFrame(schema=dict(schema))
-        self._most_bytes = most_bytes
+        self._most_bytes = BUFFER_BYTES if most_bytes is None else most_bytes
         self._held: dict[str, list[pl.DataFrame]] = defaultdict(list)
         self._held_bytes = 0
         self._written: dict[str, list[tuple[pa.RecordBatchFileReader, int]]] = defaultdict(list)

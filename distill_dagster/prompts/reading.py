@@ -21,6 +21,31 @@ _UNKNOWN_SCHEMA = {"order": pl.UInt32, "where": pl.String, "row_hash": pl.String
 KNOWN_SCHEMA = {"row_hash": pl.String, "prompt_id": pl.String, "partition": pl.String}
 
 
+class KnownRows:
+    """Row hashes that are sorted once; looking others up among them costs the same however often it is done."""
+
+    def __init__(self, row_hashes: pl.Series) -> None:
+        """Args:
+        row_hashes: each once.
+        """
+        short = row_hashes.hash().to_numpy()
+        order = np.argsort(short)
+        self._short, self._full = short[order], row_hashes.gather(order)
+
+    def are_in(self, row_hashes: pl.Series) -> pl.Series:
+        """Whether each is known."""
+        if not len(self._short):
+            return pl.repeat(False, len(row_hashes), dtype=pl.Boolean, eager=True)
+        short = row_hashes.hash().to_numpy()
+        places = np.searchsorted(self._short, short).clip(max=len(self._short) - 1)
+        found = pl.Series(self._short[places] == short)
+        is_same = self._full.gather(places) == row_hashes
+        collides = found & ~is_same  # two in 2⁶⁴ share a short hash
+        if collides.any():
+            is_same = is_same | (collides & row_hashes.is_in(self._full.implode()))
+        return is_same
+
+
 @dataclass(frozen=True)
 class SourceRows:
     """The distinct rows of a source.
@@ -70,7 +95,7 @@ def read_rows(distillation: Distillation, known: pl.Series) -> SourceRows:
     columns: set[str] = set()
     bad: list[BadRow] = []
     everywhere = ALL if spec.partition is None else None
-    look, unknown = _Known(known), Spill(_UNKNOWN_SCHEMA)
+    look, unknown = KnownRows(known), Spill(_UNKNOWN_SCHEMA)
     frames = [pl.DataFrame(schema=_UNKNOWN_SCHEMA).drop("row")]
     read = 0
     for number, chunk in enumerate(_chunks(read_source(spec, distillation.folder, distillation.project.root))):
@@ -102,35 +127,10 @@ def _chunks(batches: Iterator[SourceBatch]) -> Iterator[list[SourceBatch]]:
         yield chunk
 
 
-def _hashed(rows: pl.DataFrame, known: "_Known") -> pl.DataFrame:
+def _hashed(rows: pl.DataFrame, known: KnownRows) -> pl.DataFrame:
     """where, row_hash, and row where it is not known."""
     hashed = rows.with_columns(row_hash=sha256_hex(pl.col("row")))
     return hashed.with_columns(row=pl.when(known.are_in(hashed["row_hash"])).then(None).otherwise("row"))
-
-
-class _Known:
-    """Row hashes that are sorted once; looking others up among them costs the same however often it is done."""
-
-    def __init__(self, row_hashes: pl.Series) -> None:
-        """Args:
-        row_hashes: each once.
-        """
-        short = row_hashes.hash().to_numpy()
-        order = np.argsort(short)
-        self._short, self._full = short[order], row_hashes.gather(order)
-
-    def are_in(self, row_hashes: pl.Series) -> pl.Series:
-        """Whether each is known."""
-        if not len(self._short):
-            return pl.repeat(False, len(row_hashes), dtype=pl.Boolean, eager=True)
-        short = row_hashes.hash().to_numpy()
-        places = np.searchsorted(self._short, short).clip(max=len(self._short) - 1)
-        found = pl.Series(self._short[places] == short)
-        is_same = self._full.gather(places) == row_hashes
-        collides = found & ~is_same  # two in 2⁶⁴ share a short hash
-        if collides.any():
-            is_same = is_same | (collides & row_hashes.is_in(self._full.implode()))
-        return is_same
 
 
 def _distinct(rows: pl.DataFrame) -> pl.DataFrame:
