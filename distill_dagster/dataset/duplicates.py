@@ -105,15 +105,18 @@ def near_duplicates(
     Returns:
         prompt_id, other (str: the earliest prompt it resembles), same_split (bool).
     """
-    suspects = prompts.filter(pl.Series(_is_shared(prompts["bands"].to_numpy()), dtype=pl.Boolean))
+    bands = prompts["bands"].to_numpy()
+    shared = _shared(bands)
+    is_suspect = shared.any(axis=1)
+    suspects = prompts.filter(pl.Series(is_suspect, dtype=pl.Boolean)).drop("bands")
     asked = comparable(texts(suspects["prompt_id"])).select("prompt_id", "normal", "context")
     suspects = suspects.join(asked, on="prompt_id", maintain_order="left")
     staying: dict[tuple[int, int], list[int]] = {}
     ids, splits = suspects["prompt_id"], suspects["split"].to_list()
     asking = list(suspects.select("normal", "context").iter_rows())
     found: list[tuple[str, str, bool]] = []
-    for row, bands in enumerate(suspects["bands"].to_numpy()):
-        keys = list(enumerate(bands.tolist()))
+    for row, (own, is_shared) in enumerate(zip(bands[is_suspect], shared[is_suspect], strict=True)):
+        keys = [(int(band), int(own[band])) for band in np.flatnonzero(is_shared)]
         candidates = {other for key in keys for other in staying.get(key, ())}
         counted = (other for other in sorted(candidates) if (within if splits[other] == splits[row] else across))
         resembled = _first_alike(asking[row], ((other, asking[other]) for other in counted), threshold)
@@ -152,14 +155,14 @@ def resemblances(prompts: pl.DataFrame, others: pl.DataFrame, threshold: float) 
     return pl.DataFrame(found, schema={"prompt_id": pl.String, "other": pl.String}, orient="row")
 
 
-def _is_shared(bands: Bands) -> NDArray[np.bool_]:
-    """Whether each row is equal to another one in a band."""
-    shared = np.zeros(len(bands), dtype=bool)
-    for column in bands.T:
+def _shared(bands: Bands) -> NDArray[np.bool_]:
+    """Of each row and band, whether another row is equal there."""
+    shared = np.zeros(bands.shape, dtype=bool)
+    for number, column in enumerate(bands.T):
         order = np.argsort(column)
         ordered = column[order]
         equal = np.flatnonzero(ordered[1:] == ordered[:-1])
-        shared[order[equal]] = shared[order[equal + 1]] = True
+        shared[order[equal], number] = shared[order[equal + 1], number] = True
     return shared
 
 
