@@ -125,37 +125,36 @@ class _Ranges:
             if rows.height:
                 yield rows
 
-    def questions(self, prompt_ids: pl.Series) -> pl.DataFrame:
-        """prompt_id, split, text, student_messages of some prompts."""
-        found = [
-            self._spill.of(name)
-            .filter(pl.col("prompt_id").is_in(prompt_ids.implode()))
-            .select("prompt_id", "split", "text", student_messages="messages")
-            .unique("prompt_id")
-            for name in self._names
-        ]
-        return pl.concat(found)
+    def questions(self, prompt_ids: pl.Series) -> Iterator[pl.DataFrame]:
+        """prompt_id, split, text, student_messages of some prompts, a range at a time."""
+        for name in self._names:
+            rows = self._spill.of(name).filter(pl.col("prompt_id").is_in(prompt_ids.implode()))
+            yield rows.select("prompt_id", "split", "text", student_messages="messages").unique("prompt_id")
 
 
 def _checked_ids(distillation: Distillation, versions: Mapping[str, str]) -> pl.Series:
     """The ids of all prompts, sorted."""
     files = [prompts_file(distillation, partition, version) for partition, version in versions.items()]
-    prompts = pl.scan_parquet(files, cache=False).select("prompt_id", "partition", "split").collect()
-    prompts = prompts.sort("prompt_id")
-    twice = prompts.filter(pl.col("prompt_id").is_duplicated())
-    if not twice.is_empty():
-        prompt_id = twice["prompt_id"][0]
-        places = " and ".join(map(repr, twice.filter(pl.col("prompt_id") == prompt_id)["partition"]))
+    prompts = pl.scan_parquet(files, cache=False)
+    ids = prompts.select("prompt_id").collect()["prompt_id"].sort()
+    twice = ids.filter(ids == ids.shift())
+    if len(twice):
+        of_first = prompts.filter(pl.col("prompt_id") == twice[0]).select("partition").collect()
+        places = " and ".join(map(repr, of_first["partition"]))
         raise DatasetError(
-            f"{distillation.name}: prompt {prompt_id!r} is in partitions {places}; "
+            f"{distillation.name}: prompt {twice[0]!r} is in partitions {places}; "
             "one of them is from an older source, so materialise `prompts` for both"
         )
-    _check_splits(distillation, prompts)
-    return prompts["prompt_id"]
+    _check_splits(distillation, prompts.select("partition", "split").unique().collect())
+    return ids
 
 
 def _check_splits(distillation: Distillation, prompts: pl.DataFrame) -> None:
-    """Prompts that were made before the declaration changed would put held-out rows into training."""
+    """Prompts that were made before the declaration changed would put held-out rows into training.
+
+    Args:
+        prompts: partition, split.
+    """
     is_declared = pl.col("partition").is_in(distillation.spec.evaluation.held_out_partitions)
     wrong = prompts.filter(is_declared != (pl.col("split") == Split.HELD_OUT.value))
     if not wrong.is_empty():

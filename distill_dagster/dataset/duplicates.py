@@ -14,8 +14,8 @@ _RANK = {split.value: rank for rank, split in enumerate(Split)}
 _CONTEXT_CHARS = 16
 _ASKS_CHARS = 32
 
-Texts = Callable[[pl.Series], pl.DataFrame]
-"""prompt_id, split, text and student_messages of some prompts, given their ids."""
+Texts = Callable[[pl.Series], Iterable[pl.DataFrame]]
+"""prompt_id, split, text and student_messages of some prompts, given their ids, in parts."""
 
 
 def comparable(prompts: pl.DataFrame) -> pl.DataFrame:
@@ -109,7 +109,9 @@ def near_duplicates(
     shared = _shared(bands)
     is_suspect = shared.any(axis=1)
     suspects = prompts.filter(pl.Series(is_suspect, dtype=pl.Boolean)).drop("bands")
-    asked = comparable(texts(suspects["prompt_id"])).select("prompt_id", "normal", "context")
+    # Part by part: rows picked out of a frame keep all its texts in memory.
+    parts = (comparable(part).select("prompt_id", "normal", "context") for part in texts(suspects["prompt_id"]))
+    asked = pl.concat([pl.DataFrame(schema=dict.fromkeys(("prompt_id", "normal", "context"), pl.String)), *parts])
     suspects = suspects.join(asked, on="prompt_id", maintain_order="left")
     staying: dict[tuple[int, int], list[int]] = {}
     ids, splits = suspects["prompt_id"], suspects["split"].to_list()

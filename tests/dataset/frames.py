@@ -83,5 +83,5 @@ def curate(prompts: pl.DataFrame, outputs: pl.DataFrame, spec: CurationSpec, par
         for part in (prompts.slice(number * height, height) for number in range(parts))
     )
     asked = rows.unique("prompt_id").select("prompt_id", "split", "text", student_messages="messages")
-    curated = curation.finish(lambda ids: asked.filter(pl.col("prompt_id").is_in(ids.implode())))
+    curated = curation.finish(lambda ids: asked.filter(pl.col("prompt_id").is_in(ids.implode())).iter_slices(2))
     return Curated(rows.join(curated.kept, on=ROW, how="semi").sort(ROW), curated.dropped)

@@ -35,7 +35,7 @@ def near(rows: list[dict[str, str]], threshold: float = 0.85, within: bool = Tru
         questions.add(sketched(comparable(part), threshold))
     found = near_duplicates(
         questions.of(frame["prompt_id"]),
-        lambda ids: frame.filter(pl.col("prompt_id").is_in(ids.implode())),
+        lambda ids: frame.filter(pl.col("prompt_id").is_in(ids.implode())).iter_slices(2),
         threshold,
         within=within,
         across=across,
