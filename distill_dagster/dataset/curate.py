@@ -51,8 +51,6 @@ _USABLE = {
     "repeats": pl.Boolean,
 }
 NO_OUTPUT = "no teacher output"
-
-
 ROW = ("prompt_id", "sample")
 _PLACE = (*ROW, "partition", "split")
 
@@ -116,6 +114,13 @@ class Curation:
         answers = answers.with_columns(reason=_unusable(self._spec), detail=_detail())
         self._drop(answers.filter(pl.col("reason").is_not_null()))
         usable = _targets(answers.filter(pl.col("reason").is_null()).drop("reason", "detail"), self._spec)
+        if self._golden is not None or {"duplicate", "near_duplicate", "test_leakage"}.intersection(self._spec.drop):
+            usable = self._remembered(usable)
+        self._usable.append(usable.with_columns(repeats=_repeats()).select(list(_USABLE)))
+        return usable.select(list(KEPT_SCHEMA))
+
+    def _remembered(self, usable: pl.DataFrame) -> pl.DataFrame:
+        """The answers whose prompts resemble no golden row; what the prompts ask is kept in mind."""
         threshold = self._spec.near_duplicate_threshold
         asked = comparable(usable.unique("prompt_id"))
         if self._within or self._across or self._golden is not None:
@@ -126,8 +131,7 @@ class Curation:
             self._drop(gone)
             usable, asked = _without(usable, gone), asked.join(gone, on="prompt_id", how="anti", maintain_order="left")
         self._questions.add(asked)
-        self._usable.append(usable.with_columns(repeats=_repeats()).select(list(_USABLE)))
-        return usable.select(list(KEPT_SCHEMA))
+        return usable
 
     def finish(self, texts: Texts) -> Curated:
         """Decides on all parts together.
