@@ -8,6 +8,8 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
+from distill_dagster.errors import StorageError
+
 BUFFER_BYTES = 96 * 1024 * 1024
 
 
@@ -29,7 +31,11 @@ class Spill:
         self._written: dict[str, list[tuple[pa.RecordBatchFileReader, int]]] = defaultdict(list)
 
     def add(self, rows: Mapping[str, pl.DataFrame]) -> None:
-        """Takes further rows, by name."""
+        """Takes further rows, by name.
+
+        Raises:
+            StorageError: the folder for temporary files has no room, or is not there.
+        """
         for name, frame in rows.items():
             if frame.height:
                 self._held[name].append(frame.select(self._nothing.columns))
@@ -43,24 +49,33 @@ class Spill:
         return pl.concat([self._nothing, *written, *self._held.get(name, ())])
 
     def _write(self) -> None:
+        try:
+            reader, numbers = self._written_file()
+        except OSError as error:
+            raise StorageError(
+                f"{tempfile.gettempdir()}: rows cannot be put aside there ({error.strerror or error}); "
+                "set TMPDIR to a folder with more room"
+            ) from None
+        for name, own in numbers.items():
+            self._written[name] += [(reader, number) for number in own]
+        self._held.clear()
+        self._held_bytes = 0
+
+    def _written_file(self) -> tuple[pa.RecordBatchFileReader, dict[str, list[int]]]:
+        """A file of all that is held, and which of its batches are whose."""
         schema = self._nothing.to_arrow(compat_level=pl.CompatLevel.oldest()).schema
         file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as its reader
         numbers: dict[str, list[int]] = {}
         count = 0
         with pa.ipc.new_file(file, schema) as writer:
             for name, frames in self._held.items():
-                table = pl.concat(frames, rechunk=True).to_arrow(compat_level=pl.CompatLevel.oldest())
-                batches = table.to_batches()
+                batches = pl.concat(frames, rechunk=True).to_arrow(compat_level=pl.CompatLevel.oldest()).to_batches()
                 for batch in batches:
                     writer.write_batch(batch)
                 numbers[name] = list(range(count, count + len(batches)))
                 count += len(batches)
         file.seek(0)
-        reader = pa.ipc.open_file(file)
-        for name, own in numbers.items():
-            self._written[name] += [(reader, number) for number in own]
-        self._held.clear()
-        self._held_bytes = 0
+        return pa.ipc.open_file(file), numbers
 
 
 def _frame(batch: pa.RecordBatch) -> pl.DataFrame:

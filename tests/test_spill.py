@@ -1,8 +1,12 @@
 """Rows put aside come back by name, in their order, whether they went to disk or not."""
 
+import tempfile
+from pathlib import Path
+
 import polars as pl
 import pytest
 
+from distill_dagster.errors import StorageError
 from distill_dagster.spill import Spill
 
 SCHEMA = {"text": pl.String, "ids": pl.List(pl.Int32)}
@@ -31,3 +35,10 @@ def test_columns_are_those_of_the_schema_in_its_order() -> None:
     spill.add({"a": rows(1).select("ids", "text", other=1)})
 
     assert spill.of("a").equals(rows(1))
+
+
+def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+
+    with pytest.raises(StorageError, match=r"gone: rows cannot be put aside there .* set TMPDIR"):
+        Spill(SCHEMA, most_bytes=0).add({"a": rows(1)})
