@@ -118,18 +118,27 @@ class _Ranges:
         """Those of the rows that stay, in order, a range at a time.
 
         Args:
-            kept: prompt_id, sample.
+            kept: prompt_id, sample, sorted.
         """
-        for name in self._names:
-            rows = self._spill.of(name).join(kept.select(ROW), on=ROW, how="semi").sort(ROW)
-            if rows.height:
-                yield rows
+        for rows, own in self._with(kept.select(ROW)):
+            yield rows.join(own, on=ROW, how="semi").sort(ROW)
 
     def questions(self, prompt_ids: pl.Series) -> Iterator[pl.DataFrame]:
         """prompt_id, split, text, student_messages of some prompts, a range at a time."""
-        for name in self._names:
-            rows = self._spill.of(name).filter(pl.col("prompt_id").is_in(prompt_ids.implode()))
-            yield rows.select("prompt_id", "split", "text", student_messages="messages").unique("prompt_id")
+        for rows, own in self._with(prompt_ids.sort().to_frame("prompt_id")):
+            asked = rows.select("prompt_id", "split", "text", student_messages="messages")
+            yield asked.join(own, on="prompt_id", how="semi").unique("prompt_id")
+
+    def _with(self, wanted: pl.DataFrame) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+        """The rows of each range, and what is wanted of it.
+
+        Args:
+            wanted: sorted by prompt_id; a range without any is passed over.
+        """
+        places = wanted["prompt_id"].search_sorted(self._starts, side="left").to_list()
+        for name, start, end in zip(self._names, places, [*places[1:], wanted.height], strict=True):
+            if end > start:
+                yield self._spill.of(name), wanted.slice(start, end - start)
 
 
 def _checked_ids(distillation: Distillation, versions: Mapping[str, str]) -> pl.Series:

@@ -160,11 +160,12 @@ def resemblances(prompts: pl.DataFrame, others: pl.DataFrame, threshold: float) 
 def _shared(bands: Bands) -> NDArray[np.bool_]:
     """Of each row and band, whether another row is equal there."""
     shared = np.zeros(bands.shape, dtype=bool)
+    rows = np.arange(len(bands), dtype=np.uint64)
+    half, low = np.uint64(32), np.uint64(0xFFFFFFFF)
     for number, column in enumerate(bands.T):
-        order = np.argsort(column)
-        ordered = column[order]
-        equal = np.flatnonzero(ordered[1:] == ordered[:-1])
-        shared[order[equal], number] = shared[order[equal + 1], number] = True
+        ordered = np.sort((column.astype(np.uint64) << half) | rows)  # far faster than sorting places by value
+        equal = np.flatnonzero(ordered[1:] >> half == ordered[:-1] >> half)
+        shared[ordered[equal] & low, number] = shared[ordered[equal + 1] & low, number] = True
     return shared
 
 
