@@ -15,16 +15,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import polars as pl
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+
+if TYPE_CHECKING:
+    from distill_dagster.project import Distillation
 
 DEFS = """type: distill_dagster.Distillation
 attributes:
@@ -35,8 +38,8 @@ attributes:
     id: number
     partition: {{by: topic}}
   teacher: {{provider: anthropic, model: claude-haiku-4-5, max_tokens: 300}}
-  curation: {{drop: []}}
-"""
+{curation}"""
+NO_DUPLICATES = "  curation: {drop: []}\n"
 SOURCES = {"parquet": "{parquet: rows.parquet}", "python": "{python: corpus.rows}", "jsonl": "{jsonl: rows.jsonl}"}
 CORPUS = """from pathlib import Path
 
@@ -82,21 +85,26 @@ def fill_store(root: Path) -> None:
     """An answer to every prompt of the source."""
     from distill_dagster.project import find_project
     from distill_dagster.prompts.build import build_prompts
+
+    distillation = find_project(str(root)).distillation("bench")
+    store_answers(distillation, (placed.fresh for placed in build_prompts(distillation).placed.values()))
+
+
+def store_answers(distillation: "Distillation", prompts: Iterable[pl.DataFrame]) -> None:
+    """An answer to every prompt (column messages), straight in the response store."""
     from distill_dagster.teachers.outputs import make_teacher
     from distill_dagster.teachers.store.responses import ResponseStore
     from distill_dagster.worker_process import no_launch
 
-    distillation = find_project(str(root)).distillation("bench")
     identity = make_teacher(distillation, no_launch).identity
     ResponseStore(distillation.project.store_url).engine.dispose()
     marks = ", ".join("?" * len(COLUMNS))
+    insert = f"INSERT OR IGNORE INTO responses ({', '.join(COLUMNS)}) VALUES ({marks})"
     with sqlite3.connect(distillation.project.home / "responses.sqlite") as connection:
-        for placed in build_prompts(distillation).placed.values():
-            asked = placed.fresh.select("messages", sample=pl.lit(0, dtype=pl.Int32))
+        for chunk in prompts:
+            asked = chunk.select("messages", sample=pl.lit(0, dtype=pl.Int32))
             keys = identity.request_keys(asked)
-            connection.executemany(
-                f"INSERT INTO responses ({', '.join(COLUMNS)}) VALUES ({marks})", _answers(keys, identity.digest)
-            )
+            connection.executemany(insert, _answers(keys, identity.digest))
     connection.close()
 
 
@@ -108,8 +116,8 @@ def _answers(keys: pl.Series, identity: str) -> Iterator[tuple[object, ...]]:
                "2026-01-01T00:00:00+00:00")  # fmt: skip
 
 
-def run(root: Path, *arguments: str) -> Measured:
-    """Runs `distill` and waits; its output is that of either stream."""
+def run(root: Path, *arguments: str, codes: Sequence[int] = (0,)) -> Measured:
+    """Runs `distill` and waits; its output is that of either stream. Exits where the code is none of `codes`."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ANTHROPIC_")}
     environment |= {"PYTHONPATH": str(ROOT), "DAGSTER_HOME": str(root / "dagster")}
     with tempfile.TemporaryFile() as output:
@@ -120,12 +128,12 @@ def run(root: Path, *arguments: str) -> Measured:
         seconds = time.monotonic() - started
         output.seek(0)
         text = output.read().decode()
-    if status:
+    if os.waitstatus_to_exitcode(status) not in codes:
         raise SystemExit(f"distill {' '.join(arguments)} ended with {status}:\n{text}")
     return Measured(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, text)
 
 
-def _apart(work: Callable[..., None], *arguments: object) -> None:
+def apart(work: Callable[..., None], *arguments: object) -> None:
     """In a process of its own: Linux counts what a parent held into the peak of its children."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         pool.submit(work, *arguments).result()
@@ -135,15 +143,15 @@ def measure(prompts: int, partitions: int, source: str, folder: Path) -> None:
     """Prints a line for each command."""
     assets = folder / "assets" / "bench"
     assets.mkdir(parents=True)
-    (assets / "defs.yaml").write_text(DEFS.format(source=SOURCES[source]), encoding="utf-8")
+    (assets / "defs.yaml").write_text(DEFS.format(source=SOURCES[source], curation=NO_DUPLICATES), encoding="utf-8")
     (assets / "corpus.py").write_text(CORPUS, encoding="utf-8")
-    _apart(write_rows, assets, prompts, partitions, False)
-    _apart(fill_store, folder)
+    apart(write_rows, assets, prompts, partitions, False)
+    apart(fill_store, folder)
     made = run(folder, "run", "bench")
-    _apart(write_rows, assets, prompts, partitions, True)
+    apart(write_rows, assets, prompts, partitions, True)
     planned = run(folder, "plan", "bench", "--json")
     plan = json.loads(planned.output)
-    _apart(write_rows, assets, prompts, partitions, False)
+    apart(write_rows, assets, prompts, partitions, False)
     idle = run(folder, "run", "bench")
     if "nothing to do" not in idle.output:
         raise SystemExit(idle.output)

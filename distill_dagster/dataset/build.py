@@ -7,17 +7,16 @@ from typing import Any
 
 import polars as pl
 
-from distill_dagster.dataset.curate import DROPPED_SCHEMA, Curated, curate, with_assessment
-from distill_dagster.dataset.files import DATASET_SCHEMA, splits_of, write_splits
+from distill_dagster.dataset.assemble import assemble
+from distill_dagster.dataset.curate import Curated
+from distill_dagster.dataset.files import DATASET_SCHEMA, SplitFiles, splits_of
 from distill_dagster.errors import DatasetError, StorageError
 from distill_dagster.golden.build import ASSET as GOLDEN_SET
 from distill_dagster.golden.build import golden_version, read_golden_set
 from distill_dagster.lineage.builds import BuildRecord, Builds, build_key
-from distill_dagster.lineage.hashing import frame_version
 from distill_dagster.lineage.manifests import Manifest, spec_hash, write_manifest
 from distill_dagster.project import Distillation
-from distill_dagster.prompts.splits import Split, check_held_out
-from distill_dagster.prompts.store import read_prompts
+from distill_dagster.prompts.splits import check_held_out
 from distill_dagster.spec.distillation import DistillationSpec
 from distill_dagster.storage import Current, new_folder, read_current, write_current, write_file
 
@@ -33,33 +32,6 @@ __all__ = [
 
 ASSET = "dataset"
 STAGE_NUMBER = 1
-# Partition and request key are left out: cutting the prompts into other partitions trains nothing again.
-VERSION_COLUMNS = (
-    "prompt_id",
-    "sample",
-    "split",
-    "group_id",
-    "messages",
-    "completion",
-    "completion_ids",
-    "reference",
-)
-# Hashed only where a row has one, so that datasets without labels keep their versions.
-_OPTIONAL_VERSION_COLUMNS = ("label_shares",)
-_READ_COLUMNS = (
-    "prompt_id",
-    "sample",
-    "request_key",
-    "status",
-    "completion",
-    "thinking",
-    "token_ids",
-    "detail",
-    "problem",
-    "label",
-    "label_shares",
-    "selected",
-)
 IsCurrent = Callable[[str], bool]
 
 
@@ -217,12 +189,12 @@ def curation_settings(spec: DistillationSpec) -> dict[str, Any]:
 
 def _make(distillation: Distillation, inputs: _Inputs, key: str) -> BuildRecord:
     golden = read_golden_set(distillation, inputs.golden) if inputs.golden is not None else None
-    curated = curate(*_read(distillation, inputs), distillation.spec.curation, golden)
-    splits = splits_of(curated.kept)
-    counts = {split.value: curated.kept.filter(pl.col("split") == split.value).height for split in splits}
+    assembled = assemble(distillation, inputs.prompts, inputs.outputs, golden)
+    curated, version = assembled.curated, assembled.version
+    splits = splits_of(curated.kept["split"])
+    counts = {split.value: int((curated.kept["split"] == split.value).sum()) for split in splits}
     if not counts["train"]:
         raise DatasetError(f"{distillation.name}: no row is left to train on ({_told(counts, curated)})")
-    version = _version(curated.kept)
     summary = {"rows": counts, "dropped": curated.drop_counts, "missing": list(inputs.missing)}
     manifest = Manifest(
         distillation=distillation.name,
@@ -238,55 +210,15 @@ def _make(distillation: Distillation, inputs: _Inputs, key: str) -> BuildRecord:
             "authorization": distillation.spec.teacher.authorization,
         },
     )
-    dropped = curated.dropped.select(list(DROPPED_SCHEMA))
-    write_file(_dropped_path(distillation, key), lambda aside: dropped.write_parquet(aside))
+    write_file(_dropped_path(distillation, key), lambda aside: curated.dropped.write_parquet(aside))
     folder = _folder(distillation, version)
     if not folder.is_dir():
         with new_folder(folder) as aside:
-            write_splits(aside, curated.kept)
+            with SplitFiles(aside, splits, plain=assembled.plain) as files:
+                for rows in assembled.rows():
+                    files.write(rows)
             write_manifest(aside, manifest)
     return BuildRecord(build_key=key, asset=ASSET, version=version, inputs=inputs.versions, summary=summary)
-
-
-def _version(kept: pl.DataFrame) -> str:
-    present = [name for name in _OPTIONAL_VERSION_COLUMNS if kept[name].null_count() < kept.height]
-    return frame_version(kept, [*VERSION_COLUMNS, *present])
-
-
-def _read(distillation: Distillation, inputs: _Inputs) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Prompts and outputs of all partitions that have both."""
-    prompts = pl.concat(
-        read_prompts(distillation, partition, inputs.prompts[partition]) for partition in inputs.outputs
-    )
-    twice = prompts.filter(pl.col("prompt_id").is_duplicated()).sort("prompt_id")
-    if not twice.is_empty():
-        prompt_id = twice["prompt_id"][0]
-        places = " and ".join(map(repr, twice.filter(pl.col("prompt_id") == prompt_id)["partition"]))
-        raise DatasetError(
-            f"{distillation.name}: prompt {prompt_id!r} is in partitions {places}; "
-            "one of them is from an older source, so materialise `prompts` for both"
-        )
-    _check_splits(distillation, prompts)
-    return prompts, pl.concat(_read_outputs(distillation, *item) for item in inputs.outputs.items())
-
-
-def _check_splits(distillation: Distillation, prompts: pl.DataFrame) -> None:
-    """Prompts that were made before the declaration changed would put held-out rows into training."""
-    is_declared = pl.col("partition").is_in(distillation.spec.evaluation.held_out_partitions)
-    wrong = prompts.filter(is_declared != (pl.col("split") == Split.HELD_OUT.value))
-    if not wrong.is_empty():
-        listed = ", ".join(wrong["partition"].unique().sort())
-        raise DatasetError(
-            f"{distillation.name}: the prompts of {listed} are from before evaluation.held_out_partitions was changed; "
-            "materialise `prompts` and `teacher_outputs` there first"
-        )
-
-
-def _read_outputs(distillation: Distillation, partition: str, version: str) -> pl.DataFrame:
-    path = distillation.files.asset("teacher_outputs", partition) / f"{version}.parquet"
-    if not path.is_file():
-        raise StorageError(f"{path}: missing, though it is the current version; materialise `teacher_outputs` again")
-    return with_assessment(pl.read_parquet(path)).select(_READ_COLUMNS)
 
 
 def _adopted(distillation: Distillation, record: BuildRecord) -> DatasetBuild:

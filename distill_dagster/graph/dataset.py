@@ -6,7 +6,7 @@ import polars as pl
 from distill_dagster.dataset.build import DATASET_SCHEMA, build_dataset
 from distill_dagster.graph.failures import as_failure
 from distill_dagster.graph.keys import CODE_VERSION, asset_key
-from distill_dagster.graph.metadata import dataset_metadata, table_schema
+from distill_dagster.graph.metadata import SAMPLE_ROWS, dataset_metadata, table_schema
 from distill_dagster.project import Distillation
 from distill_dagster.teachers.outputs import make_teacher, outputs_current
 from distill_dagster.worker_process import no_launch
@@ -31,7 +31,7 @@ def dataset_asset(distillation: Distillation) -> dg.AssetsDefinition:
             build = build_dataset(
                 distillation, is_current=lambda partition: outputs_current(distillation, partition, identity)
             )
-        train = pl.read_parquet(build.folder / "train.parquet")
+        train = pl.read_parquet(build.folder / "train.parquet", n_rows=SAMPLE_ROWS)
         return dg.MaterializeResult(
             metadata=dataset_metadata(distillation, build, train), data_version=dg.DataVersion(build.version)
         )

@@ -62,52 +62,76 @@ def plan_calls(
         answered: those of them whose stored prompts have all their answers from this teacher. Nothing removes answers
             from a store, so of prompts that are unchanged a few are looked up; all, where one of these is missing.
     """
-    found = CallPlan(Missing(teacher))
+    found = CallPlan(Missing(teacher), dict.fromkeys(due, TeacherCalls()))
     seen = Seen()
     samples = distillation.spec.teacher.samples
-    for name, placed in due.items():
-        calls = TeacherCalls()
-        kept, fresh = placed.kept(["messages"]), placed.fresh.select("messages")
-        trusted = name in answered and samples == 1
-        for requests in _requests(kept, samples, teacher, store):
-            calls += _count(found, seen.fresh(requests), store, trusted=trusted)
-        for requests in _requests(fresh, samples, teacher, store):
-            calls += _count(found, seen.fresh(requests), store)
-        found.partitions[name] = calls
+    for prompts in _chunks(due, answered if samples == 1 else ()):
+        for requests in _requests(prompts, samples, teacher, store):
+            _count(found, seen.fresh(requests), store)
     return found
+
+
+def _chunks(due: Mapping[str, PlacedRows], trusted: Collection[str]) -> Iterator[pl.DataFrame]:
+    """partition, messages and is_trusted (bool: stored prompts of a trusted partition) of all prompts, in their order.
+
+    Small partitions come together: looking up few requests takes about as long as looking up many.
+    """
+    chunk: list[pl.DataFrame] = []
+    rows = 0
+    for name, placed in due.items():
+        kept, fresh = placed.kept(["messages"]), placed.fresh.select("messages")
+        marks = {"partition": pl.lit(name), "is_trusted": pl.lit(name in trusted)}
+        chunk += [kept.with_columns(**marks), fresh.with_columns(**marks | {"is_trusted": pl.lit(False)})]
+        rows += placed.rows
+        if rows >= CHUNK_ROWS:
+            yield pl.concat(chunk)
+            chunk, rows = [], 0
+    if chunk:
+        yield pl.concat(chunk)
 
 
 def _requests(
     prompts: pl.DataFrame, samples: int, teacher: Teacher, store: ResponseStore | None
 ) -> Iterator[pl.DataFrame]:
-    """REQUEST columns of all samples, without further ones of prompts whose first is refused."""
+    """REQUEST columns of all samples, without further ones of prompts whose first is refused; the prompts' columns."""
     for chunk in prompts.iter_slices(CHUNK_ROWS):
         first = with_samples(chunk, [0], teacher.identity)
-        yield first.select(REQUEST_COLUMNS)
+        yield first
         if samples > 1:
             refused = store.refused(first["request_key"]) if store is not None else first["request_key"].clear()
-            rest = first.filter(~pl.col("request_key").is_in(refused.implode())).select("messages")
-            yield with_samples(rest, range(1, samples), teacher.identity).select(REQUEST_COLUMNS)
+            rest = first.filter(~pl.col("request_key").is_in(refused.implode())).select(prompts.columns)
+            yield with_samples(rest, range(1, samples), teacher.identity)
 
 
-def _count(
-    found: CallPlan, requests: pl.DataFrame, store: ResponseStore | None, *, trusted: bool = False
-) -> TeacherCalls:
-    keys = requests["request_key"]
-    if trusted and store is not None and store.missing(keys.head(PROBED)).is_empty():
-        _remember_answered(found, requests)
-        return TeacherCalls(stored=len(requests))
+def _count(found: CallPlan, requests: pl.DataFrame, store: ResponseStore | None) -> None:
+    certain = _surely_answered(requests, store)
+    keys = requests.filter(~certain)["request_key"]
     unanswered = store.missing(keys) if store is not None else keys
     travelling = store.in_batches(unanswered) if store is not None else keys.clear()
-    open_keys = unanswered.filter(~unanswered.is_in(travelling.implode()))
-    if len(open_keys):
-        found.missing.add(requests.filter(pl.col("request_key").is_in(open_keys.implode())))
-    stored = len(requests) - len(unanswered)
-    if stored:
-        _remember_answered(found, requests.filter(~pl.col("request_key").is_in(unanswered.implode())))
-    return TeacherCalls(needed=len(open_keys), stored=stored, in_batches=len(travelling))
+    is_unanswered = pl.col("request_key").is_in(unanswered.implode())
+    marked = requests.with_columns(
+        is_stored=~is_unanswered, in_batch=is_unanswered & pl.col("request_key").is_in(travelling.implode())
+    )
+    counts = marked.group_by("partition").agg(pl.len(), pl.col("is_stored").sum(), pl.col("in_batch").sum())
+    for name, every, stored, in_batches in counts.iter_rows():
+        calls = TeacherCalls(needed=every - stored - in_batches, stored=stored, in_batches=in_batches)
+        found.partitions[name] += calls
+    needed = marked.filter(~pl.col("is_stored") & ~pl.col("in_batch"))
+    if len(needed):
+        found.missing.add(needed.select(REQUEST_COLUMNS))
+    _remember_answered(found, marked.filter("is_stored"))
+
+
+def _surely_answered(requests: pl.DataFrame, store: ResponseStore | None) -> pl.Series:
+    """Whether each is of a partition that is trusted, and whose first few requests are stored."""
+    is_trusted = requests["is_trusted"]
+    if store is None or not is_trusted.any():
+        return pl.repeat(False, len(requests), dtype=pl.Boolean, eager=True)
+    probes = requests.filter(is_trusted).group_by("partition").head(PROBED)
+    lost = probes.filter(pl.col("request_key").is_in(store.missing(probes["request_key"]).implode()))
+    return is_trusted & ~requests["partition"].is_in(lost["partition"].implode())
 
 
 def _remember_answered(found: CallPlan, requests: pl.DataFrame) -> None:
-    if sum(map(len, found.answered)) < USUAL_SAMPLE:
-        found.answered.append(requests.head(USUAL_SAMPLE))
+    if len(requests) and sum(map(len, found.answered)) < USUAL_SAMPLE:
+        found.answered.append(requests.select(REQUEST_COLUMNS).head(USUAL_SAMPLE))

@@ -52,29 +52,36 @@ def _source_batch(label: str, first: int, batch: pa.RecordBatch, max_row_bytes: 
 
 def _row_text(columns: pl.DataFrame) -> pl.Expr:
     """`{"a":1,"b":"x"}` of each row: names in order of their characters, null columns left out."""
-    members = [
-        pl.concat_str(pl.lit(f"{json.dumps(name, ensure_ascii=False)}:"), _value(columns[name]))
-        for name in sorted(columns.columns)
-    ]
-    if not members:
+    names = sorted(columns.columns)
+    if not names:
         return pl.lit("{}")
-    return pl.concat_str(pl.lit("{"), pl.concat_str(members, separator=",", ignore_nulls=True), pl.lit("}"))
+    members = [_member(columns[name]) for name in names]
+    if any(value.null_count() for _, value, _ in members):
+        texts = [pl.concat_str(pl.lit(start), value, pl.lit(end)) for start, value, end in members]
+        return pl.concat_str(pl.lit("{"), pl.concat_str(texts, separator=",", ignore_nulls=True), pl.lit("}"))
+    parts: list[pl.Expr | pl.Series] = []
+    before = "{"
+    for start, value, end in members:
+        parts += [pl.lit(before + start), value]
+        before = f"{end},"
+    return pl.concat_str(*parts, pl.lit(f"{members[-1][2]}}}"))
 
 
-def _value(column: pl.Series) -> pl.Series:
-    """JSON of each value, null where it is null."""
+def _member(column: pl.Series) -> tuple[str, pl.Series, str]:
+    """`"name":` and what opens the value, the value's text (null where it is null), and what closes it."""
+    start = f"{json.dumps(column.name, ensure_ascii=False)}:"
     kind = column.dtype
     if kind.is_integer() or kind == pl.Null:
-        return column.cast(pl.String)
+        return start, column.cast(pl.String), ""
     if kind == pl.Boolean:
-        return column.replace_strict({True: "true", False: "false"}, return_dtype=pl.String)
+        return start, column.replace_strict({True: "true", False: "false"}, return_dtype=pl.String), ""
     if kind.is_float():
         texts = [None if value is None or math.isnan(value) else repr(value) for value in column.to_list()]
-        return pl.Series(column.name, texts, dtype=pl.String)
+        return start, pl.Series(column.name, texts, dtype=pl.String), ""
     text = column.cast(pl.String)
     if text.str.contains(_ESCAPED).any():
         text = text.str.replace_many(list(_ESCAPES), list(_ESCAPES.values()))
-    return '"' + text + '"'
+    return f'{start}"', text, '"'
 
 
 def _is_plain(kind: pa.DataType) -> bool:

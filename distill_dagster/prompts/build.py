@@ -1,6 +1,6 @@
 """The prompts stage: reads the source once and gives every partition its prompts, rendering changed rows only."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,11 +12,12 @@ from distill_dagster.lineage.tombstones import is_forgotten
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.identity import ID_HEX_CHARS
 from distill_dagster.prompts.placed import Dealing, PlacedRows, place
-from distill_dagster.prompts.reading import known_rows, read_rows
+from distill_dagster.prompts.reading import KNOWN_SCHEMA, SourceRows, known_rows, read_rows
 from distill_dagster.prompts.rendering import Rendered, Renderer
-from distill_dagster.prompts.rows import BATCH_ROWS, BadRow
+from distill_dagster.prompts.rows import BadRow
 from distill_dagster.prompts.splits import check_held_out, sha256_hex, with_splits
 from distill_dagster.prompts.store import PROMPTS_SCHEMA, PartitionPrompts, stored_partitions
+from distill_dagster.spill import Spill
 
 _SHOWN_BAD_ROWS = 10
 _RENDERED_SCHEMA = {
@@ -97,68 +98,100 @@ def build_prompts(distillation: Distillation, reuse: bool = True) -> PromptBuild
     stored = stored_partitions(distillation) if reuse else {}
     known = known_rows(stored, renderer.key)
     source = read_rows(distillation, known["row_hash"])
-    rows, bad = source.frame, source.bad
-    if rows.is_empty() and not bad:
+    if source.frame.is_empty() and not source.bad:
         raise SourceError(f"prompts.source.{spec.prompts.source.kind}: no rows in {spec.prompts.source.value!r}")
-    if not rows.is_empty():
+    if not source.frame.is_empty():
         renderer.check_columns(source.columns)
-    fresh, unrendered = _render(renderer, rows.filter(pl.col("row").is_not_null()))
-    identified, forgotten = _without_forgotten(distillation, known, fresh)
-    fresh = fresh.join(identified, on="row_hash", how="semi")
-    placed, clashing = _without_clashes(rows.drop("row").join(identified, on="row_hash"))
-    if clashing:
-        fresh = fresh.join(placed, on="row_hash", how="semi")
-    # Outside of rendering: a partition that is held out, or no longer, has the same prompts as before.
-    held_out = spec.evaluation.held_out_partitions
-    fresh = with_splits(fresh, spec.prompts.split, held_out).select(list(PROMPTS_SCHEMA))
-    dealing = Dealing(spec.prompts.split, tuple(held_out))
-    build = _sort_out(
-        place(placed, fresh, stored, dealing, renderer.key), [*bad, *unrendered, *clashing], distillation, renderer
+    fresh = _render_all(distillation, renderer, source)
+    identified, forgotten = _without_forgotten(distillation, known.with_columns(text=pl.lit(None, dtype=pl.String)))
+    identified = pl.concat(
+        [
+            identified.select(list(KNOWN_SCHEMA)).with_columns(is_fresh=False),
+            fresh.identified.with_columns(is_fresh=True),
+        ]
     )
-    counted = {name: replace(found, forgotten=forgotten.get(name, 0)) for name, found in build.placed.items()}
-    build = replace(build, placed=counted, rendered_rows=fresh.height)
+    placed, clashing, left_out = _without_clashes(source.frame.join(identified, on="row_hash"))
+    # Outside of rendering: a partition that is held out, or no longer, has the same prompts as before.
+    dealing = Dealing(spec.prompts.split, tuple(spec.evaluation.held_out_partitions))
+    sorted_in = place(placed, fresh.prompts, left_out, stored, dealing, renderer.key)
+    build = _sort_out(sorted_in, [*source.bad, *fresh.bad, *clashing], distillation, renderer)
+    forgotten += fresh.forgotten
+    counted = {name: replace(found, forgotten=forgotten[name]) for name, found in build.placed.items()}
+    build = replace(build, placed=counted, rendered_rows=int(placed["is_fresh"].sum()))
     if build.is_complete:
-        check_held_out(held_out, build.names)
+        check_held_out(dealing.held_out, build.names)
     return build
 
 
-def _without_forgotten(
-    distillation: Distillation, known: pl.DataFrame, fresh: pl.DataFrame
-) -> tuple[pl.DataFrame, dict[str, int]]:
-    """KNOWN columns of the prompts that may come in, and by partition how many may not.
+@dataclass
+class _Fresh:
+    """The prompts that were rendered anew.
+
+    Attributes:
+        prompts: PROMPTS columns, by partition.
+        identified: KNOWN columns.
+        bad: rows that are no prompts.
+        forgotten: by partition, how many may not come in.
+    """
+
+    prompts: Spill
+    identified: pl.DataFrame
+    bad: list[BadRow]
+    forgotten: Counter[str]
+
+
+def _render_all(distillation: Distillation, renderer: Renderer, source: SourceRows) -> _Fresh:
+    spec = distillation.spec
+    frames = [pl.DataFrame(schema=KNOWN_SCHEMA)]
+    fresh = _Fresh(Spill(PROMPTS_SCHEMA), frames[0], [], Counter())
+    for rows in source.unknown():
+        rendered, bad = _render(renderer, rows)
+        fresh.bad += bad
+        rendered, forgotten = _without_forgotten(distillation, rendered)
+        fresh.forgotten += forgotten
+        frames.append(rendered.select(list(KNOWN_SCHEMA)))
+        prompts = with_splits(rendered, spec.prompts.split, spec.evaluation.held_out_partitions)
+        parts = prompts.partition_by("partition", as_dict=True)
+        fresh.prompts.add({str(name): part for (name,), part in parts.items()})
+    fresh.identified = pl.concat(frames)
+    return fresh
+
+
+def _without_forgotten(distillation: Distillation, prompts: pl.DataFrame) -> tuple[pl.DataFrame, Counter[str]]:
+    """The prompts (KNOWN columns, text and any more) that may come in, and by partition how many may not.
 
     A stored prompt is told by its id and row: one that was forgotten is still stored where that was cut short.
     """
-    columns = [*known.columns, "text"]
-    both = pl.concat([known.with_columns(text=pl.lit(None, dtype=pl.String)), fresh.select(columns)])
-    gone = is_forgotten(distillation.project.home, distillation.name, both)
-    counts = both.filter(gone)["partition"].value_counts().sort("partition")
-    return both.filter(~gone).select(known.columns), dict(counts.iter_rows())
+    gone = is_forgotten(distillation.project.home, distillation.name, prompts)
+    if not gone.any():
+        return prompts, Counter()
+    counts = prompts.filter(gone)["partition"].value_counts()
+    return prompts.filter(~gone), Counter(dict(counts.iter_rows()))
 
 
 def _render(renderer: Renderer, rows: pl.DataFrame) -> tuple[pl.DataFrame, list[BadRow]]:
     """PROMPTS columns without `split`, and the rows that are no prompts."""
-    columns = [name for name in PROMPTS_SCHEMA if name != "split"]
-    frames = [pl.DataFrame(schema=PROMPTS_SCHEMA).select(columns)]
+    records: list[tuple[str | None, ...]] = []
     bad: list[BadRow] = []
-    for part in rows.iter_slices(BATCH_ROWS):
-        records: list[tuple[str | None, ...]] = []
-        for where, row_hash, row in part.select("where", "row_hash", "row").iter_rows():
-            result = renderer.render(row_hash, row)
-            if isinstance(result, Rendered):
-                records.append((row_hash, *result))
-            else:
-                bad.append(BadRow(where, result.reason, result.partition))
-        frame = pl.DataFrame(records, schema=_RENDERED_SCHEMA, orient="row")
-        group_id = sha256_hex(pl.col("group_text")).str.slice(0, ID_HEX_CHARS)
-        frames.append(frame.with_columns(group_id=group_id).select(columns))
-    return pl.concat(frames), bad
+    for where, row_hash, row in rows.select("where", "row_hash", "row").iter_rows():
+        result = renderer.render(row_hash, row)
+        if isinstance(result, Rendered):
+            records.append((row_hash, *result))
+        else:
+            bad.append(BadRow(where, result.reason, result.partition))
+    frame = pl.DataFrame(records, schema=_RENDERED_SCHEMA, orient="row")
+    group_id = sha256_hex(pl.col("group_text")).str.slice(0, ID_HEX_CHARS)
+    return frame.with_columns(group_id=group_id).drop("group_text"), bad
 
 
-def _without_clashes(placed: pl.DataFrame) -> tuple[pl.DataFrame, list[BadRow]]:
-    """Of several rows under one id, the first in the source stays; the others are bad rows that name both places."""
+def _without_clashes(placed: pl.DataFrame) -> tuple[pl.DataFrame, list[BadRow], pl.Series]:
+    """Of several rows under one id, the first in the source stays; the others are bad rows that name both places.
+
+    Returns:
+        The rows that stay, the bad ones, and their row hashes.
+    """
     if placed["prompt_id"].n_unique() == placed.height:
-        return placed, []
+        return placed, [], placed["row_hash"].clear()
     placed = placed.sort("order").with_columns(first=pl.col("where").first().over("prompt_id"))
     clash = ~pl.col("prompt_id").is_first_distinct()
     bad = [
@@ -167,7 +200,7 @@ def _without_clashes(placed: pl.DataFrame) -> tuple[pl.DataFrame, list[BadRow]]:
         .select("where", "prompt_id", "first", "partition")
         .iter_rows()
     ]
-    return placed.filter(~clash), bad
+    return placed.filter(~clash), bad, placed.filter(clash)["row_hash"]
 
 
 def _sort_out(

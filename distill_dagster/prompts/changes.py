@@ -47,14 +47,15 @@ def changes_of(placed: PlacedRows) -> Changes:
     before = pl.scan_parquet(placed.stored.path)
     left = before.select("prompt_id", "row_hash").collect()
     left = left.filter(~pl.col("row_hash").is_in(placed.known.implode()))
-    again = placed.fresh.join(left, on="prompt_id", how="semi")
+    fresh = placed.fresh
+    again = fresh.join(left, on="prompt_id", how="semi")
     changed, for_students = _compared(again, before)
     removed = left.join(again, on="prompt_id", how="anti")["prompt_id"]
     if placed.changes_sides:  # every prompt that is kept changes its split
         changed = for_students = placed.prompts().frame.join(before.select("prompt_id").collect(), on="prompt_id")[
             "prompt_id"
         ]
-    new = len(placed.fresh) - len(again)
+    new = len(fresh) - len(again)
     return Changes(placed.rows - new - len(changed), new, changed, for_students, removed)
 
 

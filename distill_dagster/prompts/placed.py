@@ -11,6 +11,7 @@ from distill_dagster.prompts.rows import BadRow
 from distill_dagster.prompts.splits import Split, with_splits
 from distill_dagster.prompts.store import PROMPTS_SCHEMA, VERSIONED, PartitionPrompts, StoredPartition
 from distill_dagster.spec.prompts import SplitSpec
+from distill_dagster.spill import Spill
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class PlacedRows:
 
     Attributes:
         known: row hashes of the prompts to be taken from the stored version, where they were rendered alike.
-        fresh: PROMPTS columns of the rows rendered anew.
+        fresh_rows: number of prompts rendered anew.
         copies: rows of the source, equal ones included.
         stored: the current version; None where there is none.
         render_key: the settings under which the rows are rendered.
@@ -37,18 +38,28 @@ class PlacedRows:
 
     partition: str
     known: pl.Series
-    fresh: pl.DataFrame
+    fresh_rows: int
     copies: int
     stored: StoredPartition | None
     dealing: Dealing
     render_key: str
+    _rendered: Spill
+    _left_out: pl.Series
     skipped: tuple[BadRow, ...] = ()
     forgotten: int = 0
 
     @property
     def rows(self) -> int:
         """Number of prompts."""
-        return len(self.known) + len(self.fresh)
+        return len(self.known) + self.fresh_rows
+
+    @property
+    def fresh(self) -> pl.DataFrame:
+        """PROMPTS columns of the rows rendered anew, read whenever they are asked for."""
+        rows = self._rendered.of(self.partition)
+        if len(rows) > self.fresh_rows:
+            rows = rows.filter(~pl.col("row_hash").is_in(self._left_out.implode()))
+        return rows
 
     @property
     def are_stored(self) -> bool:
@@ -57,7 +68,7 @@ class PlacedRows:
         The rows of one source row and one render key are the same prompts, so equal hashes are enough.
         """
         stored = self.stored
-        is_same = stored is not None and self.fresh.is_empty() and len(self.known) == stored.rows
+        is_same = stored is not None and not self.fresh_rows and len(self.known) == stored.rows
         return is_same and not self.changes_sides
 
     @cached_property
@@ -94,7 +105,8 @@ class PlacedRows:
 
 def place(
     rows: pl.DataFrame,
-    fresh: pl.DataFrame,
+    rendered: Spill,
+    left_out: pl.Series,
     stored: Mapping[str, StoredPartition],
     dealing: Dealing,
     render_key: str,
@@ -102,19 +114,23 @@ def place(
     """Sorts rows by partition.
 
     Args:
-        rows: partition, row_hash, copies of all rows of the source.
-        fresh: PROMPTS columns of those of them that were rendered anew.
+        rows: partition, row_hash, copies, is_fresh (bool: rendered anew) of all rows of the source.
+        rendered: PROMPTS columns of those rendered anew, by partition, and of some more.
+        left_out: row hashes of these.
         stored: what is stored for each partition.
     """
-    found = rows.select("partition", "row_hash", "copies").partition_by("partition", as_dict=True)
-    rendered = {key[0]: frame for key, frame in fresh.partition_by("partition", as_dict=True).items()}
-    nothing = fresh.clear()
-    placed = {}
-    for (name,), frame in sorted(found.items()):
-        own = rendered.get(name, nothing)
-        known = frame["row_hash"]
-        if len(own):
-            known = known.filter(~known.is_in(own["row_hash"].implode()))
-        copies = int(frame["copies"].sum())
-        placed[str(name)] = PlacedRows(str(name), known, own, copies, stored.get(str(name)), dealing, render_key)
-    return placed
+    found = rows.select("partition", "row_hash", "copies", "is_fresh").partition_by("partition", as_dict=True)
+    return {
+        str(name): PlacedRows(
+            partition=str(name),
+            known=frame.filter(~pl.col("is_fresh"))["row_hash"],
+            fresh_rows=int(frame["is_fresh"].sum()),
+            copies=int(frame["copies"].sum()),
+            stored=stored.get(str(name)),
+            dealing=dealing,
+            render_key=render_key,
+            _rendered=rendered,
+            _left_out=left_out,
+        )
+        for (name,), frame in sorted(found.items())
+    }

@@ -3,19 +3,47 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.partitions import ALL
-from distill_dagster.prompts.rows import BATCH_SCHEMA, BadRow, SourceBatch
+from distill_dagster.prompts.rows import BATCH_ROWS, BadRow, SourceBatch
 from distill_dagster.prompts.sources import read_source
 from distill_dagster.prompts.splits import sha256_hex
 from distill_dagster.prompts.store import StoredPartition
+from distill_dagster.spill import Spill
 
 # Rows and characters looked up together: few enough to hold, many enough that a look-up pays.
 CHUNK_ROWS = 250_000
 CHUNK_CHARS = 128_000_000
+_UNKNOWN_SCHEMA = {"order": pl.UInt32, "where": pl.String, "row_hash": pl.String, "row": pl.String}
 KNOWN_SCHEMA = {"row_hash": pl.String, "prompt_id": pl.String, "partition": pl.String}
+
+
+class KnownRows:
+    """Row hashes that are sorted once; looking others up among them costs the same however often it is done."""
+
+    def __init__(self, row_hashes: pl.Series) -> None:
+        """Args:
+        row_hashes: each once.
+        """
+        short = row_hashes.hash().to_numpy()
+        order = np.argsort(short)
+        self._short, self._full = short[order], row_hashes.gather(order)
+
+    def are_in(self, row_hashes: pl.Series) -> pl.Series:
+        """Whether each is known."""
+        if not len(self._short):
+            return pl.repeat(False, len(row_hashes), dtype=pl.Boolean, eager=True)
+        short = row_hashes.hash().to_numpy()
+        places = np.searchsorted(self._short, short).clip(max=len(self._short) - 1)
+        found = pl.Series(self._short[places] == short)
+        is_same = self._full.gather(places) == row_hashes
+        collides = found & ~is_same  # two in 2⁶⁴ share a short hash
+        if collides.any():
+            is_same = is_same | (collides & row_hashes.is_in(self._full.implode()))
+        return is_same
 
 
 @dataclass(frozen=True)
@@ -23,8 +51,7 @@ class SourceRows:
     """The distinct rows of a source.
 
     Attributes:
-        frame: row_hash; where, the place of its first occurrence; order in the source; copies, how often it occurs;
-            row, its canonical JSON, null where it is known.
+        frame: row_hash; where, the place of its first occurrence; order in the source; copies, how often it occurs.
         columns: names of all columns.
         bad: the rows that could not be read.
     """
@@ -32,6 +59,17 @@ class SourceRows:
     frame: pl.DataFrame
     columns: frozenset[str]
     bad: list[BadRow]
+    _unknown: Spill
+    _chunks: int
+    _has_copies: bool
+
+    def unknown(self) -> Iterator[pl.DataFrame]:
+        """where, row_hash and row (str: canonical JSON) of the distinct rows that are not known, in their order."""
+        for number in range(self._chunks):
+            rows = self._unknown.of(str(number))
+            if self._has_copies:
+                rows = rows.join(self.frame.select("order"), on="order", how="semi", maintain_order="left")
+            yield from rows.drop("order").iter_slices(BATCH_ROWS)
 
 
 def known_rows(stored: Mapping[str, StoredPartition], render_key: str) -> pl.DataFrame:
@@ -48,7 +86,7 @@ def read_rows(distillation: Distillation, known: pl.Series) -> SourceRows:
 
     Args:
         distillation: the declaration and its places.
-        known: row hashes of the prompts that are rendered already.
+        known: row hashes of the prompts that are rendered already, each once.
 
     Raises:
         SourceError: the source as a whole cannot be read.
@@ -57,13 +95,22 @@ def read_rows(distillation: Distillation, known: pl.Series) -> SourceRows:
     columns: set[str] = set()
     bad: list[BadRow] = []
     everywhere = ALL if spec.partition is None else None
-    frames = [_hashed(pl.DataFrame(schema=BATCH_SCHEMA), known)]
-    for chunk in _chunks(read_source(spec, distillation.folder, distillation.project.root)):
+    look, unknown = KnownRows(known), Spill(_UNKNOWN_SCHEMA)
+    frames = [pl.DataFrame(schema=_UNKNOWN_SCHEMA).drop("row")]
+    read = 0
+    for number, chunk in enumerate(_chunks(read_source(spec, distillation.folder, distillation.project.root))):
         for batch in chunk:
             columns |= batch.columns
             bad += [row.in_partition(everywhere) for row in batch.bad]
-        frames.append(_hashed(pl.concat(batch.frame for batch in chunk), known))
-    return SourceRows(_distinct(pl.concat(frames).with_row_index("order")), frozenset(columns), bad)
+        rows = _hashed(pl.concat(batch.frame for batch in chunk), look).with_row_index("order", read)
+        read += rows.height
+        unknown.add({str(number): rows.filter(pl.col("row").is_not_null())})
+        frames.append(rows.select(frames[0].columns))
+    every = pl.concat(frames)
+    distinct = _distinct(every)
+    return SourceRows(
+        distinct, frozenset(columns), bad, unknown, len(frames) - 1, _has_copies=distinct.height < every.height
+    )
 
 
 def _chunks(batches: Iterator[SourceBatch]) -> Iterator[list[SourceBatch]]:
@@ -80,20 +127,15 @@ def _chunks(batches: Iterator[SourceBatch]) -> Iterator[list[SourceBatch]]:
         yield chunk
 
 
-def _hashed(rows: pl.DataFrame, known: pl.Series) -> pl.DataFrame:
+def _hashed(rows: pl.DataFrame, known: KnownRows) -> pl.DataFrame:
     """where, row_hash, and row where it is not known."""
     hashed = rows.with_columns(row_hash=sha256_hex(pl.col("row")))
-    if known.is_empty():
-        return hashed
-    marked = hashed.join(
-        known.to_frame("row_hash").with_columns(is_known=True), "row_hash", "left", maintain_order="left"
-    )
-    return marked.with_columns(row=pl.when("is_known").then(None).otherwise("row")).drop("is_known")
+    return hashed.with_columns(row=pl.when(known.are_in(hashed["row_hash"])).then(None).otherwise("row"))
 
 
 def _distinct(rows: pl.DataFrame) -> pl.DataFrame:
     if rows["row_hash"].n_unique() == rows.height:
         return rows.with_columns(copies=pl.lit(1, dtype=pl.UInt32))
     return rows.group_by("row_hash", maintain_order=True).agg(
-        pl.col("where", "row", "order").first(), pl.len().alias("copies")
+        pl.col("where", "order").first(), pl.len().alias("copies")
     )

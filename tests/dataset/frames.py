@@ -5,9 +5,11 @@ from typing import Any
 
 import polars as pl
 
+from distill_dagster.dataset.curate import ROW, Curated, Curation
 from distill_dagster.lineage.hashing import canonical_json, frame_version, sha256_text
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.store import PROMPTS_SCHEMA, VERSIONED, PartitionPrompts, write_prompts
+from distill_dagster.spec.curation import CurationSpec
 from distill_dagster.storage import Current, write_current, write_file
 
 OUTPUTS_SCHEMA = {
@@ -70,3 +72,16 @@ def publish_outputs(distillation: Distillation, partition: str, rows: Rows) -> N
     folder = distillation.files.asset("teacher_outputs", partition)
     write_file(folder / f"{version}.parquet", lambda aside: frame.write_parquet(aside))
     write_current(folder, Current(version))
+
+
+def curate(prompts: pl.DataFrame, outputs: pl.DataFrame, spec: CurationSpec, parts: int = 1) -> Curated:
+    """What `Curation` makes of prompts that come in some parts; `kept` has all KEPT columns."""
+    curation = Curation(spec)
+    height = -(-max(len(prompts), 1) // parts)
+    rows = pl.concat(
+        curation.add(part, outputs.join(part, on="prompt_id", how="semi"))
+        for part in (prompts.slice(number * height, height) for number in range(parts))
+    )
+    asked = rows.unique("prompt_id").select("prompt_id", "split", "text", student_messages="messages")
+    curated = curation.finish(lambda ids: asked.filter(pl.col("prompt_id").is_in(ids.implode())).iter_slices(2))
+    return Curated(rows.join(curated.kept, on=ROW, how="semi").sort(ROW), curated.dropped)

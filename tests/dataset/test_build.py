@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -99,6 +100,26 @@ def test_resharding_changes_the_build_key_but_not_the_version(declare: Declare, 
     assert cut.version == whole.version
     assert cut.build_key != whole.build_key
     assert not cut.changed
+
+
+def test_rows_put_in_order_range_by_range_are_those_put_in_order_at_once(
+    declare: Declare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distillation = declare()
+    publish(distillation, {"x": PROMPTS[::2], "y": PROMPTS[1::2]})
+    whole = build_dataset(distillation)
+    names = sorted(path.name for path in whole.folder.iterdir() if path.suffix == ".parquet")
+    frames = [pl.read_parquet(whole.folder / name) for name in names]
+    lines = (whole.folder / "distillation_train.jsonl").read_bytes()
+
+    monkeypatch.setattr("distill_dagster.dataset.assemble.RANGE_PROMPTS", 2)
+    monkeypatch.setattr("distill_dagster.spill.BUFFER_BYTES", 0)
+    shutil.rmtree(whole.folder)
+    cut = build_dataset(distillation)
+
+    assert cut.version == whole.version
+    assert all(pl.read_parquet(cut.folder / name).equals(frame) for name, frame in zip(names, frames, strict=True))
+    assert (cut.folder / "distillation_train.jsonl").read_bytes() == lines
 
 
 def test_an_edit_that_curation_drops_leaves_the_version(declare: Declare) -> None:

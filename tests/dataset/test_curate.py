@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill_dagster.dataset.curate import DROPPED_SCHEMA, KEPT_SCHEMA, Curated, curate
+from distill_dagster.dataset.curate import DROPPED_SCHEMA, KEPT_SCHEMA, Curated
 from distill_dagster.spec.curation import CurationSpec
-from tests.dataset.frames import output, outputs_frame, prompt, prompts_frame
+from tests.dataset.frames import curate, output, outputs_frame, prompt, prompts_frame
 
 ALL = ["refused", "truncated", "empty", "duplicate", "near_duplicate", "test_leakage"]
 LONG = "please explain in a few words how a bicycle stays upright while somebody rides it along the road"
 
 
-def run(prompts: list[dict[str, Any]], outputs: list[dict[str, Any]], **curation: Any) -> Curated:
-    return curate(prompts_frame(prompts), outputs_frame(outputs), CurationSpec.model_validate(curation))
+def run(prompts: list[dict[str, Any]], outputs: list[dict[str, Any]], parts: int = 1, **curation: Any) -> Curated:
+    return curate(prompts_frame(prompts), outputs_frame(outputs), CurationSpec.model_validate(curation), parts)
 
 
 def reasons(curated: Curated) -> dict[str, tuple[str, str | None]]:
@@ -227,6 +227,6 @@ def test_every_answer_ends_exactly_once_whatever_the_order(records: Any, drop: s
 
     shuffler.shuffle(prompts)
     shuffler.shuffle(outputs)
-    again = run(prompts, outputs, drop=sorted(drop))
+    again = run(prompts, outputs, parts=3, drop=sorted(drop))
     assert again.kept.equals(curated.kept)
     assert again.dropped.equals(curated.dropped)

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill_dagster.dataset.duplicates import comparable, exact_duplicates, jaccard, near_duplicates
+from distill_dagster.dataset.duplicates import (
+    Questions,
+    comparable,
+    exact_duplicates,
+    jaccard,
+    near_duplicates,
+    sketched,
+)
 from distill_dagster.prompts.identity import normalise
 from tests.dataset.frames import prompt, prompts_frame
 
@@ -22,7 +29,17 @@ def shingles(text: str) -> set[str]:
 
 
 def near(rows: list[dict[str, str]], threshold: float = 0.85, within: bool = True, across: bool = True) -> list[tuple]:
-    found = near_duplicates(comparable(prompts_frame(rows)), threshold, within=within, across=across)
+    frame = prompts_frame(rows)
+    questions = Questions()
+    for part in frame.iter_slices(2):
+        questions.add(sketched(comparable(part), threshold))
+    found = near_duplicates(
+        questions.of(frame["prompt_id"]),
+        lambda ids: frame.filter(pl.col("prompt_id").is_in(ids.implode())).iter_slices(2),
+        threshold,
+        within=within,
+        across=across,
+    )
     return sorted(found.iter_rows())
 
 
@@ -32,20 +49,23 @@ def test_the_order_of_winning_is_test_validation_train_then_id() -> None:
     assert comparable(prompts_frame(rows))["prompt_id"].to_list() == ["z", "y", "a", "b"]
 
 
-def exact(rows: list[dict[str, str]], answers: list[tuple[str, int, str]]) -> list[tuple]:
-    frame = pl.DataFrame(answers, schema=["prompt_id", "sample", "completion"], orient="row")
-    return sorted(exact_duplicates(frame, comparable(prompts_frame(rows))).iter_rows())
+def exact(rows: list[dict[str, str]], answers: list[tuple[str, int, bool]]) -> list[tuple]:
+    """answers: prompt_id, sample, repeats."""
+    frame = pl.DataFrame(answers, schema=["prompt_id", "sample", "repeats"], orient="row")
+    questions = Questions()
+    questions.add(comparable(prompts_frame(rows)))
+    return sorted(exact_duplicates(frame, questions.of(frame["prompt_id"])).iter_rows())
 
 
 def test_every_sample_of_a_repeated_prompt_is_a_duplicate() -> None:
     rows = [prompt("a", "What is AI?"), prompt("b", "what is AI"), prompt("c", "other")]
-    answers = [("a", 1, "one"), ("b", 0, "two"), ("b", 1, "three"), ("c", 0, "one")]
+    answers = [("a", 1, False), ("b", 0, False), ("b", 1, False), ("c", 0, False)]
 
     assert exact(rows, answers) == [("b", 0, "a"), ("b", 1, "a")]
 
 
 def test_samples_of_a_prompt_are_duplicates_only_where_they_say_the_same() -> None:
-    answers = [("a", 2, "same"), ("a", 1, "same"), ("a", 0, "different"), ("b", 0, "same")]
+    answers = [("a", 2, True), ("a", 1, False), ("a", 0, False), ("b", 0, False)]
 
     assert exact([prompt("a"), prompt("b")], answers) == [("a", 2, "a")]
 
@@ -53,7 +73,7 @@ def test_samples_of_a_prompt_are_duplicates_only_where_they_say_the_same() -> No
 def test_a_test_prompt_outranks_a_smaller_id() -> None:
     rows = [prompt("a", LONG), prompt("t", f"{LONG}.", "test")]
 
-    assert exact(rows, [("a", 0, "one"), ("t", 0, "two")]) == [("a", 0, "t")]
+    assert exact(rows, [("a", 0, False), ("t", 0, False)]) == [("a", 0, "t")]
     assert near(rows) == [("a", "t", False)]
 
 
@@ -82,7 +102,7 @@ def test_prompts_under_different_system_prompts_are_different_questions() -> Non
     rows = [prompt("a", LONG, system="Answer in French."), prompt("b", LONG, system="Answer in German.")]
 
     assert near(rows) == []
-    assert exact(rows, [("a", 0, "one"), ("b", 0, "one")]) == []
+    assert exact(rows, [("a", 0, False), ("b", 0, False)]) == []
 
 
 def test_chains_do_not_collapse() -> None:
