@@ -96,7 +96,12 @@ def read_student(distillation: Distillation, name: str) -> StudentBuild:
         raise StudentError(
             f"{distillation.name}: student {name!r} is not trained yet; `distill run {distillation.name}`"
         )
-    return _published(distillation, name, current.version, changed=False, trained=False)
+    return published_student(distillation, name, current.version)
+
+
+def published_student(distillation: Distillation, name: str, version: str) -> StudentBuild:
+    """A version of a student, whether it is the current one or not."""
+    return _published(distillation, name, version, changed=False, trained=False)
 
 
 def build_student(
