@@ -52,15 +52,16 @@ def with_second_answers(
     )
 
 
-def second_requests(distillation: Distillation, asked: pl.DataFrame) -> pl.DataFrame:
+def second_requests(distillation: Distillation, asked: pl.DataFrame, *, every: bool = False) -> pl.DataFrame:
     """What the teacher is asked once more: prompt_id, messages, sample.
 
     Args:
         asked: prompt_id, teacher_messages of the test rows.
+        every: about all of them, whatever number is declared.
     """
     wanted = distillation.spec.evaluation.teacher_resample
     prompts = asked.unique("prompt_id").sort(sha256_hex(pl.col("prompt_id")))
-    chosen = prompts if wanted is True else prompts.head(int(wanted))
+    chosen = prompts if every or wanted is True else prompts.head(int(wanted))
     sample = pl.lit(_sample(distillation), dtype=pl.Int32)
     return chosen.select("prompt_id", messages="teacher_messages", sample=sample)
 

@@ -1,5 +1,7 @@
 """Finds the earlier builds that a run would take over, as after an edit that was undone."""
 
+from collections.abc import Mapping
+
 from distill_dagster.dataset.build import ASSET as DATASET
 from distill_dagster.dataset.build import dataset_key_for
 from distill_dagster.lineage.builds import Builds
@@ -42,5 +44,25 @@ def adopted_student(distillation: Distillation, name: str, dataset_version: str)
     key = student_key_for(distillation, name, dataset_version)
     record = Builds(distillation.project.home).find(key) if key is not None else None
     if record is None or not (distillation.files.asset(asset_of(name)) / record.version).is_dir():
+        return None
+    return record.version
+
+
+def adopted_evaluation(
+    distillation: Distillation, student: str, dataset_version: str, student_versions: Mapping[str, str]
+) -> str | None:
+    """The version of an earlier evaluation of these students on a dataset; None where it would be made now.
+
+    The golden set has to be the one that is stored.
+    """
+    from distill_dagster.evaluation import build  # loads SciPy
+    from distill_dagster.evaluation.golden import golden_stored
+    from distill_dagster.evaluation.subjects import subjects_of
+
+    if not golden_stored(distillation):
+        return None
+    key = build.evaluation_key_for(distillation, subjects_of(distillation, student, dataset_version, student_versions))
+    record = Builds(distillation.project.home).find(key)
+    if record is None or not (distillation.files.asset(build.asset_of(student)) / record.version).is_dir():
         return None
     return record.version
