@@ -109,9 +109,11 @@ def _gone(distillation: Distillation, upstream: PartitionedPlan) -> list[pl.Seri
         if len(changes.removed):
             gone = pl.col("prompt_id").is_in(changes.removed.implode())
             left.append(pl.scan_parquet(prompts_file(distillation, name)).filter(gone).select(_AS_READ).collect())
-    for name in upstream.removed:
-        if prompts_file(distillation, name).is_file():
-            left.append(pl.read_parquet(prompts_file(distillation, name), columns=_AS_READ))
+    for partition in upstream.removed:
+        folder = distillation.files.asset("prompts", partition)
+        current = read_current(folder)
+        if current is not None and (path := folder / f"{current.version}.parquet").is_file():
+            left.append(pl.read_parquet(path, columns=_AS_READ))
     if not left:
         return []
     fresh = pl.concat(placed.fresh.select(_AS_READ) for placed in upstream.build.placed.values())
