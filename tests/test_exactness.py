@@ -17,7 +17,6 @@ import pytest
 
 from distill_dagster.graph.instance_home import open_instance
 from distill_dagster.graph.run import Outcome, Runner
-from distill_dagster.lifeline import Termination
 from distill_dagster.logits.shards import SHARDS_FOLDER, read_keys
 from distill_dagster.plan import Request
 from distill_dagster.planning.make import make_plan
@@ -26,8 +25,7 @@ from distill_dagster.project import Distillation, find_project
 from distill_dagster.prompts.build import build_prompts
 from distill_dagster.storage import read_json
 from distill_dagster.teachers.store.responses import ResponseStore
-from distill_dagster.worker import read_job, run
-from distill_dagster.worker_process import Launch, raise_worker_error
+from tests.worker_in_process import worker_in_process
 
 PARTITIONS = 21
 EDITED, TOPIC = 7, "topic 7"  # a prompt of the training split
@@ -143,22 +141,8 @@ class Edit:
 
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
-    """The kinds of the worker's jobs, which run in this process."""
-    kinds: list[str] = []
-
-    def in_process(_context: object) -> Launch:
-        def launch(job_file: Path) -> None:
-            job = read_job(job_file)
-            kinds.append(job.kind)
-            if run(job, Termination()):
-                raise_worker_error(job_file.parent)
-
-        return launch
-
-    with pytest.MonkeyPatch.context() as patch:
+    with worker_in_process() as kinds, pytest.MonkeyPatch.context() as patch:
         patch.setenv("DAGSTER_HOME", str(tmp_path_factory.mktemp("dagster_home")))
-        for name in ("partitioned", "student", "evaluation"):
-            patch.setattr(f"distill_dagster.graph.{name}.pipes_launch", in_process)
         yield kinds
 
 
