@@ -39,10 +39,9 @@ def make_plan(distillation: Distillation) -> Plan:
 
 
 def planned_calls(distillation: Distillation, teacher: Teacher, upstream: PartitionedPlan) -> CallPlan:
-    """The teacher calls that the answers of a plan's partitions need; the response store is only read."""
+    """The teacher calls that the answers of a plan's partitions need, every key looked up; the store is only read."""
     due = {name: upstream.build.placed[name] for name in upstream.outputs}
-    answered = [name for name in due if outputs_current(distillation, name, teacher.identity)]
-    return plan_calls(distillation, teacher, due, ResponseStore.to_read(distillation.project.store_url), answered)
+    return plan_calls(distillation, teacher, due, ResponseStore.to_read(distillation.project.store_url))
 
 
 def planned_evaluation_calls(
@@ -81,7 +80,7 @@ class _Planning:
         self._teacher = teacher
         self._store = store
         self._upstream = plan_partitioned(distillation, teacher.identity)
-        self._calls = planned_calls(distillation, teacher, self._upstream)
+        self._calls = self._probed_calls()
         self._sequences = self._captures()
 
     def plan(self) -> Plan:
@@ -116,6 +115,12 @@ class _Planning:
             evaluation_calls=tuple(_evaluation_calls(distillation, upstream, downstream)),
             notes=tuple(_notes(distillation)),
         )
+
+    def _probed_calls(self) -> CallPlan:
+        """As `planned_calls`, but of answers that must be there only a few are looked up."""
+        due = {name: self._upstream.build.placed[name] for name in self._upstream.outputs}
+        answered = [name for name in due if outputs_current(self._distillation, name, self._teacher.identity)]
+        return plan_calls(self._distillation, self._teacher, due, self._store, answered)
 
     def _captures(self) -> dict[str, int]:
         distillation = self._distillation
