@@ -71,9 +71,9 @@ def test_with_stored_answers_the_judge_is_counted_call_by_call(bench: HostedBenc
     asked = len(claude.accepted) - before
     assert (found.exact, found.calls) == (True, TeacherCalls(needed=asked))
     assert build.calls[Asking.JUDGE] == asked > 0
-    further = bench.declared(judge=JUDGE | {"against": ["teacher", "base", "reference"]})
+    further = bench.declared(judge=JUDGE | {"against": ["base", "teacher"]})
     again = calls(make_plan(further), Asking.JUDGE)
-    assert again.calls == TeacherCalls(needed=0, stored=asked)  # no row has a reference
+    assert again.calls == TeacherCalls(needed=0, stored=asked)
 
 
 def test_a_larger_number_of_second_answers_needs_the_difference(bench: HostedBench) -> None:
