@@ -180,28 +180,6 @@ def in_dagster(instance: dg.DagsterInstance, distillation: str = "demo") -> Vers
     return found
 
 
-def test_all_ways_make_the_same_versions(
-    declare: Declare, claude: AnthropicServer, ui: Ui, ui_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = declare(spec(), rows__jsonl=rows(**TOPICS)).project.root
-    made: dict[str, Versions] = {}
-    for way in (by_distill_run, by_a_range_in_one_run, by_partition_after_partition, by_dg_launch):
-        use(root, monkeypatch, tmp_path / way.__name__)
-        distillation = find_project().distillation("demo")
-        with open_instance(distillation.project) as instance:
-            instance.add_dynamic_partitions("demo_partitions", list(TOPICS))
-            way(distillation, instance)
-            made[way.__name__] = on_disk(distillation)
-            assert in_dagster(instance) == made[way.__name__], way
-    use(ui_root, monkeypatch)
-    ui.backfill("demo", ["birds", "fish"])
-    made["by_graphql"] = on_disk(find_project().distillation("demo"))
-    assert in_dagster(ui.instance) == made["by_graphql"]
-
-    assert {partition for _, partition in made["by_distill_run"]} == {"birds", "fish"}
-    assert all(versions == made["by_distill_run"] for versions in made.values())
-
-
 def test_two_runs_and_a_backfill_at_once_end_right_and_pay_nothing_twice(
     claude: AnthropicServer, ui: Ui, ui_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,6 +214,27 @@ def wait_for(condition: Callable[[], bool], processes: Sequence[subprocess.Popen
         assert all(process.poll() is None for process in processes), "a run ended too early"
         assert time.monotonic() < deadline, "the runs did not both ask"
         time.sleep(0.05)
+
+
+def test_all_ways_make_the_same_versions(
+    declare: Declare, claude: AnthropicServer, ui: Ui, ui_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(ui_root, monkeypatch)
+    ui.backfill("demo", ["birds", "fish"])
+    made = {"by_graphql": on_disk(find_project().distillation("demo"))}
+    assert in_dagster(ui.instance) == made["by_graphql"]
+    root = declare(spec(), rows__jsonl=rows(**TOPICS)).project.root
+    for way in (by_distill_run, by_a_range_in_one_run, by_partition_after_partition, by_dg_launch):
+        use(root, monkeypatch, tmp_path / way.__name__)
+        distillation = find_project().distillation("demo")
+        with open_instance(distillation.project) as instance:
+            instance.add_dynamic_partitions("demo_partitions", list(TOPICS))
+            way(distillation, instance)
+            made[way.__name__] = on_disk(distillation)
+            assert in_dagster(instance) == made[way.__name__], way
+
+    assert {partition for _, partition in made["by_distill_run"]} == {"birds", "fish"}
+    assert all(versions == made["by_distill_run"] for versions in made.values())
 
 
 def test_a_backfill_after_a_failed_partition_asks_for_what_is_missing_only(
