@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import indent
@@ -194,11 +195,10 @@ def test_two_runs_and_a_backfill_at_once_end_right_and_pay_nothing_twice(
         return Reply(text=f"About {prompt_of(body)}", delay_s=0 if together.is_set() else 1)
 
     claude.script = script
-    command = [sys.executable, "-m", "distill_dagster.cli", "run", "busy"]
-    runs = [subprocess.Popen(command, env=dict(os.environ), stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    wait_for(lambda: claude.in_flight_peak > distillation.spec.teacher.concurrency, runs)
-    ui.backfill("busy", ["bees", "cows"])
-    said = [process.communicate(timeout=100)[1] for process in runs]
+    with two_runs("busy") as runs:
+        wait_for(lambda: claude.in_flight_peak > distillation.spec.teacher.concurrency, runs)
+        ui.backfill("busy", ["bees", "cows"])
+        said = [process.communicate(timeout=100)[1] for process in runs]
 
     assert together.is_set()
     assert [process.returncode for process in runs] == [0, 0], said
@@ -206,6 +206,18 @@ def test_two_runs_and_a_backfill_at_once_end_right_and_pay_nothing_twice(
     assert spending_of(distillation).reserved_microusd == 0
     assert in_dagster(ui.instance, "busy") == on_disk(distillation)
     assert not is_anything_due(distillation, make_teacher(distillation, no_launch), Request())
+
+
+@contextmanager
+def two_runs(distillation: str) -> Iterator[list[subprocess.Popen[str]]]:
+    """Two `distill run`s, which end with the block at the latest."""
+    command = [sys.executable, "-m", "distill_dagster.cli", "run", distillation]
+    runs = [subprocess.Popen(command, env=dict(os.environ), stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    try:
+        yield runs
+    finally:
+        for process in runs:
+            process.kill()
 
 
 def wait_for(condition: Callable[[], bool], processes: Sequence[subprocess.Popen[str]]) -> None:
