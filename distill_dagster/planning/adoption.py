@@ -25,18 +25,29 @@ def adopted_dataset(
     builds = Builds(distillation.project.home)
     prompts: dict[str, str] = {}
     outputs: dict[str, str] = {}
-    for name, placed in upstream.build.placed.items():
-        stored = placed.stored
-        kept = stored is not None and name not in upstream.prompts
-        prompts[name] = stored.version if kept and stored is not None else placed.prompts().version
-        record = builds.find(outputs_key_for(distillation, prompts[name], identity))
-        if record is None or not (distillation.files.asset(OUTPUTS, name) / f"{record.version}.parquet").is_file():
+    for name in upstream.build.placed:
+        versions = adopted_outputs(distillation, identity, upstream, name)
+        if versions is None:
             return None
-        outputs[name] = record.version
+        prompts[name], outputs[name] = versions["prompts"], versions[OUTPUTS]
     record = builds.find(dataset_key_for(distillation, prompts, outputs))
     if record is None or not (distillation.files.asset(DATASET) / record.version).is_dir():
         return None
     return record.version
+
+
+def adopted_outputs(
+    distillation: Distillation, identity: TeacherIdentity, upstream: PartitionedPlan, partition: str
+) -> dict[str, str] | None:
+    """The coming version of a partition's `prompts`, and of the `teacher_outputs` of an earlier build; None without."""
+    placed = upstream.build.placed[partition]
+    stored = placed.stored
+    kept = stored is not None and partition not in upstream.prompts
+    prompts = stored.version if kept and stored is not None else placed.prompts().version
+    record = Builds(distillation.project.home).find(outputs_key_for(distillation, prompts, identity))
+    if record is None or not (distillation.files.asset(OUTPUTS, partition) / f"{record.version}.parquet").is_file():
+        return None
+    return {"prompts": prompts, OUTPUTS: record.version}
 
 
 def adopted_student(distillation: Distillation, name: str, dataset_version: str) -> str | None:
