@@ -58,11 +58,11 @@ def logits_build_key(distillation: Distillation, partition: str, identity: Captu
     return None if inputs is None else _key_for(distillation, inputs, identity)
 
 
-def captured_before(distillation: Distillation, partition: str, inputs: Mapping[str, str]) -> bool:
-    """Whether some versions of a partition's `prompts` and `teacher_outputs` were captured, and still are."""
+def captured_version(distillation: Distillation, partition: str, inputs: Mapping[str, str]) -> str | None:
+    """The index of an earlier build of a partition's `prompts` and `teacher_outputs`, if its shards are whole."""
     identity = capture_identity(distillation)
     known = Builds(distillation.project.home).find(_key_for(distillation, inputs, identity))
-    return known is not None and _is_whole(distillation, partition, known.version, identity)
+    return known.version if known is not None and _is_whole(distillation, partition, known.version, identity) else None
 
 
 def _key_for(distillation: Distillation, inputs: Mapping[str, str], identity: CaptureIdentity) -> str:

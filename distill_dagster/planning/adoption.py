@@ -5,8 +5,11 @@ from collections.abc import Mapping
 from distill_dagster.dataset.build import ASSET as DATASET
 from distill_dagster.dataset.build import dataset_key_for
 from distill_dagster.lineage.builds import Builds
+from distill_dagster.logits.build import ASSET as LOGITS
+from distill_dagster.logits.build import captured_version
 from distill_dagster.plan import PartitionedPlan
 from distill_dagster.project import Distillation
+from distill_dagster.storage import read_current
 from distill_dagster.students.build import asset_of, student_key_for
 from distill_dagster.teachers.outputs import ASSET as OUTPUTS
 from distill_dagster.teachers.outputs import outputs_key_for
@@ -50,9 +53,28 @@ def adopted_outputs(
     return {"prompts": prompts, OUTPUTS: record.version}
 
 
-def adopted_student(distillation: Distillation, name: str, dataset_version: str) -> str | None:
+def adopted_logits(
+    distillation: Distillation, identity: TeacherIdentity, upstream: PartitionedPlan, partition: str
+) -> str | None:
+    """The coming index of a partition's captured logits; None where something has to be captured for it."""
+    current = read_current(distillation.files.asset(LOGITS, partition))
+    if partition not in upstream.logits and current is not None:
+        return current.version
+    versions = adopted_outputs(distillation, identity, upstream, partition)
+    return None if versions is None else captured_version(distillation, partition, versions)
+
+
+def adopted_student(
+    distillation: Distillation, identity: TeacherIdentity, upstream: PartitionedPlan, name: str, dataset_version: str
+) -> str | None:
     """The version of a student that was trained on a dataset before; None where it would be trained now."""
-    key = student_key_for(distillation, name, dataset_version)
+    logits = None
+    if distillation.spec.students[name].objective == "logit":
+        found = {one: adopted_logits(distillation, identity, upstream, one) for one in upstream.build.placed}
+        logits = {one: version for one, version in found.items() if version is not None}
+        if len(logits) < len(found):
+            return None
+    key = student_key_for(distillation, name, dataset_version, logits)
     record = Builds(distillation.project.home).find(key) if key is not None else None
     if record is None or not (distillation.files.asset(asset_of(name)) / record.version).is_dir():
         return None

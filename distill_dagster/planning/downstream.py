@@ -46,7 +46,7 @@ def plan_downstream(
         if adopts is not None:
             dataset = _adopting(distillation, dataset, adopts)
     coming = _coming_dataset(distillation, dataset)
-    effects = {name: _student(distillation, name, dataset, bool(upstream.logits)) for name in students}
+    effects = {name: _student(distillation, identity, upstream, name, dataset) for name in students}
     versions = _coming_students(distillation, effects, coming)
     evaluations = {name: _evaluation(distillation, name, effects, dataset) for name in students}
     if coming is not None and not golden_due and set(students) <= set(versions):
@@ -120,7 +120,9 @@ def _gone(distillation: Distillation, upstream: PartitionedPlan) -> list[pl.Seri
     return [pl.concat(left).join(fresh, on=_AS_READ, how="anti", nulls_equal=True)["prompt_id"]]
 
 
-def _student(distillation: Distillation, name: str, dataset: Effect, logits_due: bool) -> Effect:
+def _student(
+    distillation: Distillation, identity: TeacherIdentity, upstream: PartitionedPlan, name: str, dataset: Effect
+) -> Effect:
     if dataset.action == "none" and dataset.why:
         return Effect("none", ("there is no dataset to train on",))
     spec = distillation.spec.students[name]
@@ -132,11 +134,11 @@ def _student(distillation: Distillation, name: str, dataset: Effect, logits_due:
     settings = changed_fields(trained, student_settings(spec), f"students.{name}")
     if dataset.action == "will" or settings:
         coming = _coming_dataset(distillation, dataset)
-        adopts = adopted_student(distillation, name, coming) if coming is not None else None
+        adopts = adopted_student(distillation, identity, upstream, name, coming) if coming is not None else None
         return Effect("will", (*settings, *(["dataset"] if dataset.action == "will" else [])), adopts)
     if dataset.action == "may":
         return Effect("may", ("dataset",))
-    if spec.objective == "logit" and logits_due:
+    if spec.objective == "logit" and upstream.logits:
         return Effect("may", ("teacher_logits",))
     return Effect("none") if student_current(distillation, name) else Effect("will", ("its base or captured logits",))
 

@@ -5,10 +5,9 @@ from collections.abc import Iterator, Sequence
 import pyarrow.parquet as pq
 
 from distill_dagster.golden.build import golden_current
-from distill_dagster.logits.build import captured_before
 from distill_dagster.logits.declared import capture_identity
 from distill_dagster.plan import Asset, PartitionedPlan, partitioned_kinds, plan_partitioned
-from distill_dagster.planning.adoption import adopted_outputs
+from distill_dagster.planning.adoption import adopted_logits
 from distill_dagster.planning.calls import CallPlan, plan_calls
 from distill_dagster.planning.captures import plan_captures
 from distill_dagster.planning.causes import PromptCauses, output_causes
@@ -131,12 +130,10 @@ class _Planning:
             return {}
         answered = [name for name in due if outputs_current(distillation, name, self._teacher.identity)]
         found = plan_captures(distillation, due, capture_identity(distillation), answered)
-        return {name: 0 if count and self._was_captured(name) else count for name, count in found.items()}
-
-    def _was_captured(self, partition: str) -> bool:
-        """Whether an edit was undone whose answers were captured before."""
-        versions = adopted_outputs(self._distillation, self._teacher.identity, self._upstream, partition)
-        return versions is not None and captured_before(self._distillation, partition, versions)
+        for name in [name for name, count in found.items() if count]:
+            if adopted_logits(distillation, self._teacher.identity, self._upstream, name) is not None:
+                found[name] = 0
+        return found
 
     def _prompts(self) -> Iterator[AssetPlan]:
         upstream = self._upstream
