@@ -165,28 +165,6 @@ def test_try_answers_with_all_three(finished: TinyProject) -> None:
     assert set(answers) == {"student", "base", "teacher"}
 
 
-def test_one_edited_prompt_redoes_only_what_hangs_on_it(copied: TinyProject) -> None:
-    stored, before = copied.stored(), {asset: copied.current(asset) for asset in ("dataset", "students/small")}
-    untouched = {p: p.stat().st_mtime_ns for p in (copied.root / ".distill/tiny/teacher_outputs/birds").iterdir()}
-    edited = rows(12)
-    edited[15]["question"] = "Edited: what about this one?"
-    copied.write_rows(edited)
-
-    said = copied.distill("run", "tiny").stderr
-
-    assert "prompts and teacher_outputs of fish" in said
-    assert copied.stored() == stored + 1
-    assert copied.current("dataset") != before["dataset"]
-    assert all(path.stat().st_mtime_ns == at for path, at in untouched.items())
-
-    copied.write_rows(rows(12))
-    said = copied.distill("run", "tiny").stderr
-
-    assert "training" not in said
-    assert copied.stored() == stored + 1
-    assert {asset: copied.current(asset) for asset in before} == before
-
-
 def test_a_bad_column_is_reported_by_the_run(copied: TinyProject) -> None:
     path = copied.folder / "defs.yaml"
     path.write_text(SPEC.replace("{{ question }}", "{{ qestion }}"), encoding="utf-8")

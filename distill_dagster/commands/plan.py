@@ -8,12 +8,17 @@ from rich.table import Table
 from rich.text import Text
 
 from distill_dagster.planning.make import make_plan
-from distill_dagster.planning.model import AssetPlan, CallEstimate, Plan
+from distill_dagster.planning.model import AssetPlan, CallEstimate, EvaluationCalls, Plan
 from distill_dagster.teachers.money.dollars import dollars
 
 __all__ = ["make_plan", "print_plan"]
 
 COLOURS = {"will": "yellow", "may": "cyan", "none": "green"}
+ASKINGS = {
+    "judge": "judge's calls on answers",
+    "second_answers": "second answers of the teacher",
+    "golden_answers": "teacher's answers to golden rows",
+}
 # A table for people stays readable; `--json` has every partition.
 MOST_PARTITIONS = 20
 
@@ -26,6 +31,9 @@ def print_plan(plan: Plan, *, as_json: bool) -> None:
         return
     if plan.is_empty:
         console.print(f"{plan.distillation}: nothing to do; everything is up to date ({_rows_told(plan)})")
+        for row in plan.of("release"):
+            if row.why:
+                console.print(Text(f"release {row.name}: {', '.join(row.why)}", style="yellow"), soft_wrap=True)
         return
     table = Table("asset", "partition", "plan", "rows", "teacher calls", "why", box=None, header_style="bold")
     for row in _shown(plan):
@@ -97,6 +105,7 @@ def _closing(plan: Plan) -> Iterator[str]:
     students = plan.of("student")
     if students:
         yield f"students: {_students(students)}"
+    yield from map(_evaluation_calls, plan.evaluation_calls)
     for partition, reason in plan.failed.items():
         yield f"partition {partition} has rows to mend: {reason}"
 
@@ -112,6 +121,14 @@ def _money(estimate: CallEstimate) -> str:
     cost = f"about {dollars(estimate.expected_microusd)}, at most {dollars(estimate.most_microusd)}"
     left = estimate.budget_left_microusd
     return f"{tokens}, {cost}" + ("" if left is None else f"; {dollars(left)} of the budget left")
+
+
+def _evaluation_calls(row: EvaluationCalls) -> str:
+    subject = f"{ASKINGS[row.asking]} of {row.student}" if row.student else ASKINGS[row.asking]
+    needed = f"{row.calls.needed:,} needed" if row.exact else f"{row.calls.needed:,} needed at most"
+    travelling = f", {row.calls.in_batches:,} in batches" if row.calls.in_batches else ""
+    money = f"; at most {dollars(row.most_microusd)}" if row.most_microusd else ""
+    return f"{subject}: {needed}, {row.calls.stored:,} stored{travelling}{money} ({row.basis})"
 
 
 def _students(students: Sequence[AssetPlan]) -> str:

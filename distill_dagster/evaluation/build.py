@@ -2,8 +2,9 @@
 
 import dataclasses
 import shutil
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
@@ -26,6 +27,7 @@ from distill_dagster.evaluation.inputs import HeldOutInputs
 from distill_dagster.evaluation.judged import judge_answers
 from distill_dagster.evaluation.metadata import metric_plot_markdown, summary_markdown
 from distill_dagster.evaluation.model import EvaluationReport, answering
+from distill_dagster.evaluation.planned_calls import Asking, Purses
 from distill_dagster.evaluation.prediction_files import (
     Predicted,
     missing,
@@ -68,13 +70,18 @@ _SHOWN = [*_ROW, "split", "model", "prediction"]
 
 @dataclass(frozen=True)
 class EvaluationBuild:
-    """An adopted evaluation."""
+    """An adopted evaluation.
+
+    Attributes:
+        calls: those that were made for it now, by what for.
+    """
 
     student: str
     version: str
     folder: Path
     changed: bool
     evaluated: bool
+    calls: Mapping[Asking, int] = field(default_factory=dict)
 
     def report(self) -> EvaluationReport:
         """Its numbers."""
@@ -115,7 +122,7 @@ def evaluation_build_key(distillation: Distillation, student: str) -> str | None
     subjects = find_subjects(distillation, student)
     if subjects is None or not golden_stored(distillation):
         return None
-    return _key(distillation, subjects)
+    return evaluation_key_for(distillation, subjects)
 
 
 def evaluation_current(distillation: Distillation, student: str) -> bool:
@@ -143,6 +150,7 @@ def build_evaluation(
     rebuild: bool = False,
     run: str | None = None,
     turn: AbstractContextManager[None] | None = None,
+    planned: Mapping[Asking, int] | None = None,
 ) -> EvaluationBuild:
     """Evaluates the current student, or adopts the evaluation that the same inputs came to before.
 
@@ -152,8 +160,10 @@ def build_evaluation(
         run: which run pays for the teacher's answers to golden rows, for second ones and for the judge, e.g. a Dagster
             run id.
         turn: held while the judge is asked, e.g. a place in its pool.
+        planned: the most calls that a plan allows, by what for; None where there is no plan.
 
     Raises:
+        PlanError: more calls are missing than were planned; none of their kind is made.
         EvaluationError: the student is missing or older than its dataset, the test split is empty, or there is a gate
             and the golden set is not what its source has.
     """
@@ -163,7 +173,8 @@ def build_evaluation(
             f"{distillation.name}: student {student!r} is not trained on the current dataset; materialise it first"
         )
     require_current_golden(distillation)
-    key = _key(distillation, subjects)
+    key = evaluation_key_for(distillation, subjects)
+    purses = Purses(Purse(distillation, run), planned)
     builds = Builds(distillation.project.home)
     leases = Leases(ResponseStore(distillation.project.store_url).engine)
     with leases.hold(f"build/{key}"):
@@ -172,13 +183,14 @@ def build_evaluation(
             return _adopt(distillation, student, known, evaluated=False)
         work = distillation.files.work("predict", key)
         with leases.hold(f"predictions/{distillation.name}"):  # what two evaluations share is made once
-            record = _evaluate(distillation, subjects, key, work, launch, Purse(distillation, run), turn)
+            record = _evaluate(distillation, subjects, key, work, launch, purses, turn)
         record = builds.adopt(record, rebuild=known is not None)
         shutil.rmtree(work)
-        return _adopt(distillation, student, record, evaluated=True)
+        return dataclasses.replace(_adopt(distillation, student, record, evaluated=True), calls=purses.made)
 
 
-def _key(distillation: Distillation, subjects: Subjects) -> str:
+def evaluation_key_for(distillation: Distillation, subjects: Subjects) -> str:
+    """The build key of an evaluation of these models."""
     settings = distillation.spec.evaluation.model_dump(
         mode="json", exclude={"batch_size": True, "judge": True, "harness": {"batch_size"}}
     )
@@ -212,7 +224,7 @@ def _evaluate(
     key: str,
     work: Path,
     launch: Launch,
-    purse: Purse,
+    purses: Purses,
     turn: AbstractContextManager[None] | None,
 ) -> BuildRecord:
     student, inputs = subjects.student.name, subjects.versions | golden_versions(distillation)
@@ -227,16 +239,17 @@ def _evaluate(
     embedders = find_embedders(distillation)
     away = held_out_rows(distillation, dataset)
     predicted = _predict(distillation, subjects, test, work, launch)
-    predicted = with_second_answers(predicted, distillation, asked_rows(distillation, dataset, test), purse)
+    asked = asked_rows(distillation, dataset, test)
+    predicted = with_second_answers(predicted, distillation, asked, purses.of(Asking.SECOND_ANSWERS))
     held_out = None
     if away is not None:
         apart = _predict(distillation, subjects, away, work / "held_out", launch)
         held_out = HeldOutInputs(away, apart.generated, apart.fidelity)
-    golden = golden_inputs(distillation, subjects, work / "golden", launch, purse)
+    golden = golden_inputs(distillation, subjects, work / "golden", launch, purses.of(Asking.GOLDEN_ANSWERS))
     evaluation = dataclasses.replace(
         evaluation_inputs(distillation, subjects, test, predicted, held_out, golden),
         harness=_run_harness(distillation, subjects, test, work, launch),
-        judged=judge_answers(distillation, test, predicted.generated, launch, purse.run, turn),
+        judged=judge_answers(distillation, test, predicted.generated, launch, purses.of(Asking.JUDGE), turn),
     )
     if embedders:
         answered = [(test, predicted.generated), *((one.rows, one.generated) for one in (held_out, golden) if one)]

@@ -10,6 +10,7 @@ from distill_dagster.judging.ask import judge_pairs
 from distill_dagster.judging.outcomes import pair_outcomes
 from distill_dagster.judging.pairs import PAIR_KEY, choose_pairs
 from distill_dagster.project import Distillation
+from distill_dagster.teachers.asking.obtaining import Purse
 from distill_dagster.worker_process import Launch
 
 
@@ -31,7 +32,7 @@ def judge_answers(
     test: pl.DataFrame,
     generated: pl.DataFrame,
     launch: Launch,
-    run: str | None = None,
+    purse: Purse | None = None,
     turn: AbstractContextManager[None] | None = None,
 ) -> Judged | None:
     """The verdicts on the test split's answers; None where no judge is declared.
@@ -40,7 +41,7 @@ def judge_answers(
         test: DATASET columns.
         generated: GENERATED columns and `model`.
         launch: starts the worker, for a local judge.
-        run: which run spends, e.g. a Dagster run id.
+        purse: who pays; default: the distillation, outside of any run.
         turn: held while the judge is asked, e.g. a place in its pool.
 
     Raises:
@@ -52,7 +53,7 @@ def judge_answers(
         return None
     pairs = choose_pairs(build_predictions(test, generated, None, ()), spec)
     with turn or nullcontext():
-        return Judged(pairs, judge_pairs(distillation, pairs, launch, run))
+        return Judged(pairs, judge_pairs(distillation, pairs, launch, purse))
 
 
 def judgement_rows(judged: Judged) -> pl.DataFrame:

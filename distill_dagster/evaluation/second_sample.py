@@ -21,7 +21,7 @@ def second_sample_settings(distillation: Distillation) -> dict[str, Any] | None:
     """What decides the second answers, as JSON values for a build key; None where none are wanted."""
     if not distillation.spec.evaluation.teacher_resample:
         return None
-    return {"teacher": _teacher(distillation).identity.digest, "sample": _sample(distillation)}
+    return {"teacher": second_teacher(distillation).identity.digest, "sample": _sample(distillation)}
 
 
 def with_second_answers(
@@ -40,21 +40,30 @@ def with_second_answers(
     Raises:
         DistillError: some could not be answered; everything that was is stored.
     """
-    wanted = distillation.spec.evaluation.teacher_resample
-    if not wanted:
+    if not distillation.spec.evaluation.teacher_resample:
         return predicted
-    prompts = asked.unique("prompt_id").sort(sha256_hex(pl.col("prompt_id")))
-    chosen = prompts if wanted is True else prompts.head(wanted)
-    sample = pl.lit(_sample(distillation), dtype=pl.Int32)
-    requests = chosen.select("prompt_id", messages="teacher_messages", sample=sample)
     try:
-        answers = answers_to(_teacher(distillation), requests, purse)
+        answers = answers_to(second_teacher(distillation), second_requests(distillation, asked), purse)
     except DistillError as error:
         raise type(error)(f"evaluation.teacher_resample: {error}") from error
     again = asked.select("prompt_id", "sample").join(_texts(distillation, answers), on="prompt_id")
     return dataclasses.replace(
         predicted, generated=pl.concat([predicted.generated, again.select(predicted.generated.columns)])
     )
+
+
+def second_requests(distillation: Distillation, asked: pl.DataFrame, *, every: bool = False) -> pl.DataFrame:
+    """What the teacher is asked once more: prompt_id, messages, sample.
+
+    Args:
+        asked: prompt_id, teacher_messages of the test rows.
+        every: about all of them, whatever number is declared.
+    """
+    wanted = distillation.spec.evaluation.teacher_resample
+    prompts = asked.unique("prompt_id").sort(sha256_hex(pl.col("prompt_id")))
+    chosen = prompts if every or wanted is True else prompts.head(int(wanted))
+    sample = pl.lit(_sample(distillation), dtype=pl.Int32)
+    return chosen.select("prompt_id", messages="teacher_messages", sample=sample)
 
 
 def _texts(distillation: Distillation, answers: pl.DataFrame) -> pl.DataFrame:
@@ -74,7 +83,7 @@ def _sample(distillation: Distillation) -> int:
     return distillation.spec.teacher.samples
 
 
-def _teacher(distillation: Distillation) -> Teacher:
+def second_teacher(distillation: Distillation) -> Teacher:
     """The declared teacher; its answers are wanted now, so that they travel as single messages."""
     spec = distillation.spec
     now = spec.teacher.model_copy(update={"transport": "messages"})

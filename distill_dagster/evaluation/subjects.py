@@ -15,7 +15,8 @@ from distill_dagster.lineage.model_digest import digest_model
 from distill_dagster.lineage.model_folder import find_model, saved_dtype
 from distill_dagster.project import Distillation
 from distill_dagster.storage import read_current
-from distill_dagster.students.build import StudentBuild, read_student, student_current
+from distill_dagster.students.build import StudentBuild, published_student, student_current
+from distill_dagster.students.build import asset_of as student_asset
 
 
 @dataclass(frozen=True)
@@ -51,18 +52,33 @@ def find_subjects(distillation: Distillation, student: str) -> Subjects | None:
     dataset = read_current(distillation.files.asset("dataset"))
     if dataset is None or not student_current(distillation, student):
         return None
-    trained = read_student(distillation, student)
+    versions = {
+        name: current.version
+        for name in distillation.spec.students
+        if (current := read_current(distillation.files.asset(student_asset(name)))) is not None
+        and (name == student or student_current(distillation, name))
+    }
+    return subjects_of(distillation, student, dataset.version, versions)
+
+
+def subjects_of(distillation: Distillation, student: str, dataset: str, versions: Mapping[str, str]) -> Subjects:
+    """The models of an evaluation on a version of the dataset.
+
+    Args:
+        versions: of the students that are trained on it, by name; `student` is among them.
+    """
+    trained = published_student(distillation, student, versions[student])
     cache = distillation.project.home / "digests"
     teacher = distillation.spec.teacher
     folder = find_model(distillation, teacher.model) if teacher.is_local else None
     return Subjects(
         student=trained,
         companions={
-            other: read_student(distillation, other)
+            other: published_student(distillation, other, versions[other])
             for other in distillation.spec.students
-            if other != student and student_current(distillation, other)
+            if other != student and other in versions
         },
-        dataset=dataset.version,  # the student's manifest names the first one that came to its weights
+        dataset=dataset,  # the student's manifest names the first one that came to its weights
         base=digest_model(trained.base_folder, cache).version,
         teacher=digest_model(folder, cache).version if folder else None,
         teacher_folder=folder,

@@ -8,6 +8,7 @@ from distill_dagster.errors import DistillError
 from distill_dagster.project import Distillation
 from distill_dagster.teachers.answers.validity import check_answers, is_judged
 from distill_dagster.teachers.asking.obtaining import Purse, answers_to
+from distill_dagster.teachers.protocol import Teacher
 from distill_dagster.teachers.providers import make_teacher
 from distill_dagster.worker_process import Launch, no_launch
 
@@ -25,13 +26,22 @@ def golden_answers(distillation: Distillation, golden: pl.DataFrame, launch: Lau
     Raises:
         DistillError: some rows could not be answered; everything that was is stored.
     """
-    prompts = golden.select("prompt_id", "messages", sample=pl.lit(0, dtype=pl.Int32))
     try:
-        asked = answers_to(make_teacher(_at_once(distillation), launch), prompts, purse)
+        asked = answers_to(golden_teacher(distillation, launch), golden_requests(golden), purse)
     except DistillError as error:
         raise type(error)(f"evaluation.gate: {error}") from error
     checked = check_answers(asked, distillation.spec.teacher.labels, None)
     return checked.select("prompt_id", completion=pl.when(is_judged()).then(pl.coalesce("label", "completion")))
+
+
+def golden_requests(golden: pl.DataFrame) -> pl.DataFrame:
+    """What the teacher is asked about golden rows: prompt_id, messages, sample."""
+    return golden.select("prompt_id", "messages", sample=pl.lit(0, dtype=pl.Int32))
+
+
+def golden_teacher(distillation: Distillation, launch: Launch) -> Teacher:
+    """The declared teacher, whose answers to golden rows are wanted within the run."""
+    return make_teacher(_at_once(distillation), launch)
 
 
 def answering_identity(distillation: Distillation) -> str:

@@ -55,7 +55,7 @@ def build_golden_set(distillation: Distillation) -> GoldenBuild:
         SourceError: the source cannot be read, or a row lacks a prompt, a reference or its flag.
         TemplateError: the prompt reads a column that the golden rows have not.
     """
-    frame = _rows(distillation)
+    frame = declared_golden_rows(distillation)
     version = _version(frame)
     path = _file(distillation, version)
     if not path.exists():
@@ -82,7 +82,7 @@ def declared_golden_version(distillation: Distillation) -> str | None:
     Raises:
         SourceError, TemplateError: as for `build_golden_set`.
     """
-    return None if distillation.spec.golden_set is None else _version(_rows(distillation))
+    return None if distillation.spec.golden_set is None else _version(declared_golden_rows(distillation))
 
 
 def golden_version(distillation: Distillation) -> str | None:
@@ -105,7 +105,12 @@ def read_golden_set(distillation: Distillation, version: str) -> pl.DataFrame:
     return pl.read_parquet(path)
 
 
-def _rows(distillation: Distillation) -> pl.DataFrame:
+def declared_golden_rows(distillation: Distillation) -> pl.DataFrame:
+    """GOLDEN columns of what the source has now, sorted by prompt_id; nothing is stored.
+
+    Raises:
+        SourceError, TemplateError: as for `build_golden_set`.
+    """
     declared = distillation.spec.golden_set
     if declared is None:
         raise SourceError(

@@ -177,6 +177,18 @@ def report_metadata(build: EvaluationBuild) -> Metadata:
     return metadata
 
 
+def calls_metadata(made: Mapping[str, int], planned: Mapping[str, int] | None) -> Metadata:
+    """Calls beside those for answers to prompts, by name: those made, and where there is a plan those planned."""
+    metadata: Metadata = {}
+    for name, most in (planned or {}).items():
+        metadata[f"{name} planned"] = dg.MetadataValue.int(most)
+        metadata[f"{name} made"] = dg.MetadataValue.int(made.get(name, 0))
+    for name, count in made.items():
+        if count:
+            metadata[f"{name} made"] = dg.MetadataValue.int(count)
+    return metadata
+
+
 def sample(distillation: Distillation, frame: pl.DataFrame) -> Metadata:
     """A few rows, where the declaration allows text in Dagster's event log."""
     if not distillation.spec.ui_samples or frame.is_empty():

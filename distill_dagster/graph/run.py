@@ -1,6 +1,7 @@
 """Materialises what a plan says, in this process, as Dagster runs on the project's instance."""
 
 import uuid
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -8,6 +9,7 @@ import dagster as dg
 
 from distill_dagster.golden.build import golden_current
 from distill_dagster.graph.definitions import build_assets
+from distill_dagster.graph.evaluation import evaluation_config
 from distill_dagster.graph.instance_home import fail_dead_runs, process_tag
 from distill_dagster.graph.keys import DISTILLATION_TAG, asset_key
 from distill_dagster.graph.partitioned import partitioned_config
@@ -15,8 +17,10 @@ from distill_dagster.graph.partitions import range_tags, register
 from distill_dagster.graph.pools import GPU, slot, teacher_pool
 from distill_dagster.graph.release import gate_checks, gate_key, is_verdict
 from distill_dagster.graph.untold import tell_untold
-from distill_dagster.plan import Asset, Request, Step, partitioned_kinds, plan_partitioned, plan_rest
-from distill_dagster.planning.make import planned_calls
+from distill_dagster.plan import Asset, PartitionedPlan, Request, Step, partitioned_kinds, plan_partitioned, plan_rest
+from distill_dagster.planning.evaluation_calls import allowed_calls
+from distill_dagster.planning.make import planned_calls, planned_evaluation_calls
+from distill_dagster.planning.model import EvaluationCalls
 from distill_dagster.project import Distillation
 from distill_dagster.releases.admission import withheld
 from distill_dagster.releases.build import read_release
@@ -25,6 +29,7 @@ from distill_dagster.teachers.protocol import TeacherIdentity
 from distill_dagster.worker_process import no_launch
 
 PLANNED_TAG = "distill/planned_teacher_calls"
+PLANNED_EVALUATION_TAG = "distill/planned_{asking}"
 INTERRUPTED = "DagsterExecutionInterruptedError"
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -90,6 +95,7 @@ class Runner:
         identity = teacher.identity
         plan = plan_partitioned(self._distillation, identity, request.partitions)
         register(self._distillation, self._instance, list(plan.found))
+        further = self._evaluation_calls(plan, request, identity)
         if plan.removed:
             remove_partitions(self._distillation, plan.found)
             self._say(f"partitions no longer in the source: {', '.join(plan.removed)}")
@@ -100,7 +106,7 @@ class Runner:
         if outcome.failure is None and not outcome.waiting and request.wants(Asset.GOLDEN_SET):
             students = request.student_names(self._distillation)
             steps = plan_rest(self._distillation, identity, students)
-            self._run_rest([step for step in steps if request.wants(step.asset)], outcome)
+            self._run_rest([step for step in steps if request.wants(step.asset)], outcome, further)
             if outcome.failure is None and request.wants(Asset.RELEASE):
                 self._note_releases(students, outcome)
 
@@ -141,14 +147,29 @@ class Runner:
             if asset is Asset.PROMPTS or partition not in outcome.waiting
         ]
 
-    def _run_rest(self, steps: Sequence[Step], outcome: Outcome) -> None:
+    def _evaluation_calls(
+        self, plan: PartitionedPlan, request: Request, identity: TeacherIdentity
+    ) -> list[EvaluationCalls]:
+        if not request.wants(Asset.EVALUATION):
+            return []
+        return planned_evaluation_calls(self._distillation, identity, plan, request.student_names(self._distillation))
+
+    def _run_rest(self, steps: Sequence[Step], outcome: Outcome, planned: Sequence[EvaluationCalls]) -> None:
         if not steps:
             return
         names = [_named(step.asset, step.name) for step in steps]
         self._say(f"{', '.join(names)}: {steps[0].why}")
         keys = [asset_key(self._distillation.name, step.asset, step.name) for step in steps]
         trains = any(step.asset in (Asset.STUDENT, Asset.EVALUATION) for step in steps)
-        outcome.failure = self._execute(keys, tags={}, config={}, pool=GPU if trains else None)
+        evaluated = [step.name for step in steps if step.asset is Asset.EVALUATION and step.name is not None]
+        outcome.failure = self._execute(
+            keys,
+            tags=_planned_tags(planned) if evaluated else {},
+            config=evaluation_config(
+                self._distillation.name, {name: allowed_calls(planned, name) for name in evaluated}
+            ),
+            pool=GPU if trains else None,
+        )
         if outcome.failure is None:
             outcome.done += names
 
@@ -195,6 +216,14 @@ class Runner:
         if events and not failures:
             return None
         return "\n".join(failures) or "the run failed"
+
+
+def _planned_tags(planned: Sequence[EvaluationCalls]) -> dict[str, str]:
+    """The most calls of all evaluations of a run, by what for."""
+    most: Counter[str] = Counter()
+    for one in planned:
+        most[one.asking] += one.calls.needed + one.calls.in_batches
+    return {PLANNED_EVALUATION_TAG.format(asking=asking): str(count) for asking, count in most.items()}
 
 
 def _named(asset: Asset, name: str | None) -> str:

@@ -64,7 +64,7 @@ def plan_judgements(distillation: Distillation, pairs: pl.DataFrame, launch: Lau
 
 
 def judge_pairs(
-    distillation: Distillation, pairs: pl.DataFrame, launch: Launch, run: str | None = None
+    distillation: Distillation, pairs: pl.DataFrame, launch: Launch, purse: Purse | None = None
 ) -> pl.DataFrame:
     """The judge's verdict on every pair in both orders; what was asked before comes out of the store.
 
@@ -74,7 +74,7 @@ def judge_pairs(
         distillation: one with `evaluation.judge`; its `teacher.budget_usd` pays.
         pairs: PAIRS columns, each prompt, sample and opponent once.
         launch: starts the worker, for a local judge.
-        run: which run spends, e.g. a Dagster run id.
+        purse: who pays; default: the distillation, outside of any run.
 
     Returns:
         JUDGED columns, two rows a pair, sorted by opponent, prompt, sample and order. `verdict` is `student`, `other`,
@@ -91,7 +91,7 @@ def judge_pairs(
         teacher = _teacher(distillation, spec, launch)
         requests = _requests(pairs, spec, teacher)
         if len(requests):
-            obtain(store, teacher, [requests], Purse(distillation, run))
+            obtain(store, teacher, [requests], purse or Purse(distillation))
     answers = store.fetch(requests["request_key"].unique()).select("request_key", "status", "completion")
     answered = requests.join(answers, on="request_key", how="left")
     judged = pl.concat([_read(answered, reply_form(spec.is_local)), _decided(pairs)])

@@ -55,8 +55,17 @@ class LogitsBuild:
 def logits_build_key(distillation: Distillation, partition: str, identity: CaptureIdentity) -> str | None:
     """The build key of a partition's index; None while it has no answers."""
     inputs = inputs_of(distillation, partition)
-    if inputs is None:
-        return None
+    return None if inputs is None else _key_for(distillation, inputs, identity)
+
+
+def captured_version(distillation: Distillation, partition: str, inputs: Mapping[str, str]) -> str | None:
+    """The index of an earlier build of a partition's `prompts` and `teacher_outputs`, if its shards are whole."""
+    identity = capture_identity(distillation)
+    known = Builds(distillation.project.home).find(_key_for(distillation, inputs, identity))
+    return known.version if known is not None and _is_whole(distillation, partition, known.version, identity) else None
+
+
+def _key_for(distillation: Distillation, inputs: Mapping[str, str], identity: CaptureIdentity) -> str:
     settings = {
         "capture": identity.digest,
         "validation_rows": distillation.spec.logits.validation_rows,

@@ -1,5 +1,6 @@
 """The captured sequences of a dataset's rows, whatever partitions they lie in."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import polars as pl
@@ -8,8 +9,9 @@ from distill_dagster.errors import LogitsError
 from distill_dagster.lineage.builds import Builds
 from distill_dagster.lineage.capture_identity import CaptureIdentity
 from distill_dagster.lineage.hashing import digest, frame_version
-from distill_dagster.logits.build import ASSET, logits_current, read_logits_index
+from distill_dagster.logits.build import ASSET, logits_current
 from distill_dagster.logits.declared import capture_identity
+from distill_dagster.logits.index import index_path, read_index
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.splits import LEARNT_FROM
 from distill_dagster.storage import read_current, read_json, remember
@@ -31,16 +33,16 @@ def dataset_logits_version(distillation: Distillation, dataset_version: str) -> 
     partitions = distillation.files.partitions("teacher_outputs")
     if not all(logits_current(distillation, partition, identity) for partition in partitions):
         return None
-    versions = {}
-    for partition in partitions:
-        current = read_current(distillation.files.asset(ASSET, partition))
-        assert current is not None
-        versions[partition] = current.version
-    name = digest({"dataset": dataset_version, "logits": versions})[:32]
+    return logits_version_for(distillation, dataset_version, _current(distillation, partitions))
+
+
+def logits_version_for(distillation: Distillation, dataset_version: str, versions: Mapping[str, str]) -> str:
+    """The same from some versions of the partitions' indexes, whether they are current or not."""
+    name = digest({"dataset": dataset_version, "logits": dict(versions)})[:32]
     remembered = distillation.project.home / "digests" / f"logits-{name}.json"
     if remembered.is_file():
         return str(read_json(remembered)["version"])
-    version = _version(dataset_places(distillation, dataset_version), identity)
+    version = _version(_places(distillation, dataset_version, versions), capture_identity(distillation))
     remember(remembered, {"version": version})
     return version
 
@@ -51,12 +53,23 @@ def dataset_places(distillation: Distillation, dataset_version: str) -> pl.DataF
     Raises:
         LogitsError: no partition is captured.
     """
+    versions = _current(distillation, distillation.files.partitions(ASSET))
+    if not versions:
+        raise LogitsError(f"{distillation.name}: nothing is captured yet; materialise `{ASSET}` first")
+    return _places(distillation, dataset_version, versions)
+
+
+def _current(distillation: Distillation, partitions: Iterable[str]) -> dict[str, str]:
+    """The current index of each of the partitions that have one."""
+    found = {name: read_current(distillation.files.asset(ASSET, name)) for name in partitions}
+    return {name: current.version for name, current in found.items() if current is not None}
+
+
+def _places(distillation: Distillation, dataset_version: str, versions: Mapping[str, str]) -> pl.DataFrame:
     folder = distillation.files.asset("dataset") / dataset_version
     rows = pl.concat(pl.read_parquet(folder / f"{split}.parquet", columns=KEY) for split in LEARNT_FROM)
-    partitions = distillation.files.partitions(ASSET)
-    if not partitions:
-        raise LogitsError(f"{distillation.name}: nothing is captured yet; materialise `{ASSET}` first")
-    indexes = [read_logits_index(distillation, partition).frame for partition in partitions]
+    paths = [index_path(distillation.files.asset(ASSET, name), version) for name, version in versions.items()]
+    indexes = [read_index(path).frame for path in paths]
     return pl.concat(indexes).join(rows, on=KEY, how="semi").unique(KEY, keep="first").sort(KEY)
 
 

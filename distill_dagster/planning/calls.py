@@ -59,8 +59,9 @@ def plan_calls(
     Args:
         due: partitions whose answers are not those of their prompts.
         store: where answers are; None where there is no store yet.
-        answered: those of them whose stored prompts have all their answers from this teacher. Nothing removes answers
-            from a store, so of prompts that are unchanged a few are looked up; all, where one of these is missing.
+        answered: those of them whose stored prompts have all their answers from this teacher. What removes an answer
+            (`distill forget`) removes the versions that have it, so of prompts that are unchanged a few are looked up;
+            all, where one of these is missing.
     """
     found = CallPlan(Missing(teacher), dict.fromkeys(due, TeacherCalls()))
     seen = Seen()

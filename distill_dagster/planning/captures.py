@@ -24,9 +24,8 @@ def plan_captures(
     """
     found = {}
     for name, placed in due.items():
-        is_captured = name in answered and logits_current(distillation, name, identity)
-        prompts = _learnt(placed.fresh) + (0 if is_captured else _learnt(placed.kept(["split"])))
-        found[name] = prompts * _samples(distillation)
+        is_captured = name in answered and not placed.changes_sides and logits_current(distillation, name, identity)
+        found[name] = _learnt(placed.fresh if is_captured else placed.coming(["split"])) * _samples(distillation)
     return found
 
 

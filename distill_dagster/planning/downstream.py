@@ -1,36 +1,28 @@
-"""What becomes of dataset, students and evaluations: surely another version, perhaps another, or the same."""
+"""What becomes of dataset, students, evaluations: surely another version, perhaps another, or the same."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import polars as pl
 
 from distill_dagster.dataset.build import ASSET as DATASET
 from distill_dagster.dataset.build import curation_settings, dataset_current
 from distill_dagster.lineage.manifests import MANIFEST_FILE, read_manifest
-from distill_dagster.plan import Asset, PartitionedPlan
-from distill_dagster.planning.adoption import adopted_dataset, adopted_student
+from distill_dagster.plan import PartitionedPlan
+from distill_dagster.planning.adoption import adopted_dataset, adopted_evaluation, adopted_student
 from distill_dagster.planning.causes import changed_fields
-from distill_dagster.planning.model import Action, AssetPlan
+from distill_dagster.planning.effects import Downstream, Effect
+from distill_dagster.planning.releasing import plan_releases
 from distill_dagster.project import Distillation
+from distill_dagster.prompts.changes import STUDENT_COLUMNS
+from distill_dagster.prompts.store import prompts_file
 from distill_dagster.storage import read_current
 from distill_dagster.students.build import asset_of as student_asset
-from distill_dagster.students.build import student_current, student_settings
+from distill_dagster.students.build import student_current, student_key_for, student_settings
 from distill_dagster.teachers.outputs import outputs_current
 from distill_dagster.teachers.protocol import TeacherIdentity
 
-
-@dataclass(frozen=True)
-class Effect:
-    """What becomes of one asset, why, and which earlier version it takes over."""
-
-    action: Action
-    why: tuple[str, ...] = ()
-    adopts: str | None = None
-
-    def plan(self, asset: Asset, name: str | None = None) -> AssetPlan:
-        """As a row of the plan."""
-        return AssetPlan(asset=asset, name=name, action=self.action, why=self.why, adopts=self.adopts)
+_AS_READ = ["prompt_id", *STUDENT_COLUMNS]
 
 
 def plan_downstream(
@@ -40,8 +32,8 @@ def plan_downstream(
     *,
     golden_due: bool,
     students: Sequence[str],
-) -> list[AssetPlan]:
-    """Dataset, students and evaluations, in this order.
+) -> Downstream:
+    """What becomes of dataset, students, evaluations and releases.
 
     Args:
         upstream: what the partitions need.
@@ -53,9 +45,14 @@ def plan_downstream(
         adopts = adopted_dataset(distillation, identity, upstream, golden_due=golden_due)
         if adopts is not None:
             dataset = _adopting(distillation, dataset, adopts)
-    effects = {name: _student(distillation, name, dataset, bool(upstream.logits)) for name in students}
-    plans = [dataset.plan(Asset.DATASET), *(effect.plan(Asset.STUDENT, name) for name, effect in effects.items())]
-    return plans + [_evaluation(distillation, name, effects, dataset).plan(Asset.EVALUATION, name) for name in students]
+    coming = _coming_dataset(distillation, dataset)
+    effects = {name: _student(distillation, identity, upstream, name, dataset) for name in students}
+    versions = _coming_students(distillation, effects, coming)
+    evaluations = {name: _evaluation(distillation, name, effects, dataset) for name in students}
+    if coming is not None and not golden_due and set(students) <= set(versions):
+        evaluations = {name: _taken_over(distillation, name, evaluations[name], coming, versions) for name in students}
+    releases = plan_releases(distillation, evaluations)
+    return Downstream(dataset, effects, evaluations, releases, coming, versions)
 
 
 def _adopting(distillation: Distillation, dataset: Effect, adopts: str) -> Effect:
@@ -95,17 +92,8 @@ def _has_new(upstream: PartitionedPlan) -> bool:
 
 def _rows_of_dataset(distillation: Distillation, upstream: PartitionedPlan, version: str) -> int:
     """How many prompts of the current dataset students would read otherwise, or are gone from the source."""
-    ids = [
-        series
-        for changes in upstream.changes.values()
-        for series in (changes.changed_for_students, changes.removed)
-        if len(series)
-    ]
-    for partition in upstream.removed:
-        folder = distillation.files.asset("prompts", partition)
-        current = read_current(folder)
-        if current is not None and (path := folder / f"{current.version}.parquet").is_file():
-            ids.append(pl.read_parquet(path, columns=["prompt_id"])["prompt_id"])
+    changed = [one.changed_for_students for one in upstream.changes.values() if len(one.changed_for_students)]
+    ids = [*changed, *_gone(distillation, upstream)]
     if not ids:
         return 0
     files = sorted((distillation.files.asset(DATASET) / version).glob("*.parquet"))
@@ -114,7 +102,27 @@ def _rows_of_dataset(distillation: Distillation, upstream: PartitionedPlan, vers
     return int(kept.join(touched, on="prompt_id", how="semi").select(pl.len()).collect().item())
 
 
-def _student(distillation: Distillation, name: str, dataset: Effect, logits_due: bool) -> Effect:
+def _gone(distillation: Distillation, upstream: PartitionedPlan) -> list[pl.Series]:
+    """Ids of prompts that left their partition, but for those that come into another one as students know them."""
+    left = []
+    for name, changes in upstream.changes.items():
+        if len(changes.removed):
+            gone = pl.col("prompt_id").is_in(changes.removed.implode())
+            left.append(pl.scan_parquet(prompts_file(distillation, name)).filter(gone).select(_AS_READ).collect())
+    for partition in upstream.removed:
+        folder = distillation.files.asset("prompts", partition)
+        current = read_current(folder)
+        if current is not None and (path := folder / f"{current.version}.parquet").is_file():
+            left.append(pl.read_parquet(path, columns=_AS_READ))
+    if not left:
+        return []
+    fresh = pl.concat(placed.fresh.select(_AS_READ) for placed in upstream.build.placed.values())
+    return [pl.concat(left).join(fresh, on=_AS_READ, how="anti", nulls_equal=True)["prompt_id"]]
+
+
+def _student(
+    distillation: Distillation, identity: TeacherIdentity, upstream: PartitionedPlan, name: str, dataset: Effect
+) -> Effect:
     if dataset.action == "none" and dataset.why:
         return Effect("none", ("there is no dataset to train on",))
     spec = distillation.spec.students[name]
@@ -126,11 +134,11 @@ def _student(distillation: Distillation, name: str, dataset: Effect, logits_due:
     settings = changed_fields(trained, student_settings(spec), f"students.{name}")
     if dataset.action == "will" or settings:
         coming = _coming_dataset(distillation, dataset)
-        adopts = adopted_student(distillation, name, coming) if coming is not None else None
+        adopts = adopted_student(distillation, identity, upstream, name, coming) if coming is not None else None
         return Effect("will", (*settings, *(["dataset"] if dataset.action == "will" else [])), adopts)
     if dataset.action == "may":
         return Effect("may", ("dataset",))
-    if spec.objective == "logit" and logits_due:
+    if spec.objective == "logit" and upstream.logits:
         return Effect("may", ("teacher_logits",))
     return Effect("none") if student_current(distillation, name) else Effect("will", ("its base or captured logits",))
 
@@ -143,7 +151,32 @@ def _coming_dataset(distillation: Distillation, dataset: Effect) -> str | None:
     return dataset.adopts
 
 
-def _evaluation(distillation: Distillation, name: str, students: dict[str, Effect], dataset: Effect) -> Effect:
+def _coming_students(distillation: Distillation, effects: Mapping[str, Effect], coming: str | None) -> dict[str, str]:
+    """Versions of the students that will be those of a dataset; those that are trained only then are left out."""
+    versions = {}
+    for name in distillation.spec.students if coming is not None else ():
+        effect = effects.get(name)
+        current = read_current(distillation.files.asset(student_asset(name)))
+        if effect is not None and effect.adopts is not None:
+            versions[name] = effect.adopts
+        elif current is None or (effect is not None and effect.action != "none"):
+            continue
+        elif effect is not None or current.build_key == student_key_for(distillation, name, str(coming)):
+            versions[name] = current.version
+    return versions
+
+
+def _taken_over(
+    distillation: Distillation, name: str, evaluation: Effect, dataset: str, versions: Mapping[str, str]
+) -> Effect:
+    """An evaluation with the version that an earlier one of the same models had, if there was one."""
+    if evaluation.action == "none":
+        return evaluation
+    adopts = adopted_evaluation(distillation, name, dataset, versions)
+    return evaluation if adopts is None else replace(evaluation, action="will", adopts=adopts)
+
+
+def _evaluation(distillation: Distillation, name: str, students: Mapping[str, Effect], dataset: Effect) -> Effect:
     if dataset.action == "none" and dataset.why:
         return Effect("none", ("there is no student to measure",))
     from distill_dagster.evaluation.build import asset_of, evaluation_current  # loads SciPy

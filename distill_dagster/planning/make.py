@@ -1,17 +1,19 @@
 """Makes a plan: reads the source, compares, looks answers up. It pays nothing and writes nothing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pyarrow.parquet as pq
 
 from distill_dagster.golden.build import golden_current
 from distill_dagster.logits.declared import capture_identity
 from distill_dagster.plan import Asset, PartitionedPlan, partitioned_kinds, plan_partitioned
+from distill_dagster.planning.adoption import adopted_logits
 from distill_dagster.planning.calls import CallPlan, plan_calls
 from distill_dagster.planning.captures import plan_captures
 from distill_dagster.planning.causes import PromptCauses, output_causes
 from distill_dagster.planning.downstream import plan_downstream
-from distill_dagster.planning.model import AssetPlan, Plan, RowChanges
+from distill_dagster.planning.effects import Downstream
+from distill_dagster.planning.model import AssetPlan, EvaluationCalls, Plan, RowChanges
 from distill_dagster.planning.money import estimate_calls
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.changes import Changes
@@ -19,7 +21,7 @@ from distill_dagster.prompts.store import prompts_file
 from distill_dagster.spec.answers import BestOf
 from distill_dagster.storage import reading_only
 from distill_dagster.teachers.outputs import make_teacher, outputs_current
-from distill_dagster.teachers.protocol import Teacher
+from distill_dagster.teachers.protocol import Teacher, TeacherIdentity
 from distill_dagster.teachers.store.responses import ResponseStore
 from distill_dagster.worker_process import no_launch
 
@@ -38,10 +40,37 @@ def make_plan(distillation: Distillation) -> Plan:
 
 
 def planned_calls(distillation: Distillation, teacher: Teacher, upstream: PartitionedPlan) -> CallPlan:
-    """The teacher calls that the answers of a plan's partitions need; the response store is only read."""
+    """The teacher calls that the answers of a plan's partitions need, every key looked up; the store is only read."""
     due = {name: upstream.build.placed[name] for name in upstream.outputs}
-    answered = [name for name in due if outputs_current(distillation, name, teacher.identity)]
-    return plan_calls(distillation, teacher, due, ResponseStore.to_read(distillation.project.store_url), answered)
+    return plan_calls(distillation, teacher, due, ResponseStore.to_read(distillation.project.store_url))
+
+
+def planned_evaluation_calls(
+    distillation: Distillation, identity: TeacherIdentity, upstream: PartitionedPlan, students: Sequence[str]
+) -> list[EvaluationCalls]:
+    """The calls of some students' evaluations, as `make_plan` counts them."""
+    if not (students and _asks(distillation)):
+        return []
+    downstream = plan_downstream(
+        distillation, identity, upstream, golden_due=not golden_current(distillation), students=students
+    )
+    return _evaluation_calls(distillation, upstream, downstream)
+
+
+def _evaluation_calls(
+    distillation: Distillation, upstream: PartitionedPlan, downstream: Downstream
+) -> list[EvaluationCalls]:
+    if not _asks(distillation):
+        return []
+    from distill_dagster.planning.evaluation_calls import plan_evaluation_calls  # loads SciPy, for those who need it
+
+    return plan_evaluation_calls(distillation, upstream, downstream)
+
+
+def _asks(distillation: Distillation) -> bool:
+    """Whether evaluations ask anybody anything."""
+    declared = distillation.spec.evaluation
+    return bool(declared.judge or declared.gate or declared.teacher_resample)
 
 
 class _Planning:
@@ -52,7 +81,7 @@ class _Planning:
         self._teacher = teacher
         self._store = store
         self._upstream = plan_partitioned(distillation, teacher.identity)
-        self._calls = planned_calls(distillation, teacher, self._upstream)
+        self._calls = self._probed_calls()
         self._sequences = self._captures()
 
     def plan(self) -> Plan:
@@ -60,18 +89,19 @@ class _Planning:
         golden_due = not golden_current(distillation)
         golden = distillation.spec.golden_set is not None
         why = ("its source changed",) if golden_due else ()
+        downstream = plan_downstream(
+            distillation,
+            self._teacher.identity,
+            upstream,
+            golden_due=golden_due,
+            students=list(distillation.spec.students),
+        )
         assets = [
             *self._prompts(),
             *self._outputs(),
             *self._logits(),
             *([AssetPlan(asset=Asset.GOLDEN_SET, action="will" if golden_due else "none", why=why)] if golden else []),
-            *plan_downstream(
-                distillation,
-                self._teacher.identity,
-                upstream,
-                golden_due=golden_due,
-                students=list(distillation.spec.students),
-            ),
+            *downstream.plans(),
         ]
         return Plan(
             distillation=distillation.name,
@@ -83,8 +113,15 @@ class _Planning:
             calls=self._calls.total,
             sequences=sum(self._sequences.values()),
             estimate=estimate_calls(distillation, self._teacher, self._calls, self._store),
+            evaluation_calls=tuple(_evaluation_calls(distillation, upstream, downstream)),
             notes=tuple(_notes(distillation)),
         )
+
+    def _probed_calls(self) -> CallPlan:
+        """As `planned_calls`, but of answers that must be there only a few are looked up."""
+        due = {name: self._upstream.build.placed[name] for name in self._upstream.outputs}
+        answered = [name for name in due if outputs_current(self._distillation, name, self._teacher.identity)]
+        return plan_calls(self._distillation, self._teacher, due, self._store, answered)
 
     def _captures(self) -> dict[str, int]:
         distillation = self._distillation
@@ -92,7 +129,11 @@ class _Planning:
         if not due:
             return {}
         answered = [name for name in due if outputs_current(distillation, name, self._teacher.identity)]
-        return plan_captures(distillation, due, capture_identity(distillation), answered)
+        found = plan_captures(distillation, due, capture_identity(distillation), answered)
+        for name in [name for name, count in found.items() if count]:
+            if adopted_logits(distillation, self._teacher.identity, self._upstream, name) is not None:
+                found[name] = 0
+        return found
 
     def _prompts(self) -> Iterator[AssetPlan]:
         upstream = self._upstream
@@ -159,7 +200,3 @@ def _notes(distillation: Distillation) -> Iterator[str]:
     spec = distillation.spec
     if isinstance(spec.teacher.select, BestOf) and spec.teacher.select.best.judge is not None:
         yield "the judge's verdicts on samples are not counted among the calls"
-    if spec.evaluation.judge is not None:
-        yield "the verdicts of evaluation.judge are not counted among the calls"
-    if spec.evaluation.teacher_resample is not False:
-        yield "the second answers of evaluation.teacher_resample are not counted among the calls"

@@ -54,7 +54,7 @@ class AssetPlan(_Model):
     """What becomes of one asset, or of one of its partitions.
 
     Attributes:
-        name: the student's, for `student` and `evaluation`.
+        name: the student's, for `student`, `evaluation` and `release`.
         action: `will` gets another version, or its first; `may` is looked at again, and whether its version changes
             hangs on answers to come; `none` stays.
         why: causes, the first one first; for `none` why it cannot be made, or nothing.
@@ -73,6 +73,26 @@ class AssetPlan(_Model):
     calls: TeacherCalls | None = None
     sequences: int | None = None
     adopts: str | None = None
+
+
+class EvaluationCalls(_Model):
+    """Distinct requests that evaluations make, beside those for answers to prompts.
+
+    Attributes:
+        asking: `judge` for its verdicts, `second_answers` for those of `evaluation.teacher_resample`, `golden_answers`
+            for the teacher's to golden rows.
+        student: of `judge`; None where the evaluations share the answers.
+        exact: whether `calls` are exact; else the most that can be needed.
+        most_microusd: the most that the needed ones can cost; None where they cost no money.
+        basis: what the numbers rest on.
+    """
+
+    asking: Literal["judge", "second_answers", "golden_answers"]
+    student: str | None = None
+    calls: TeacherCalls
+    exact: bool
+    most_microusd: int | None = None
+    basis: str
 
 
 class CallEstimate(_Model):
@@ -104,6 +124,7 @@ class Plan(_Model):
         failed: what is wrong with the rows of a partition, by name; a run would stop there.
         rows, calls, sequences: sums over the partitions.
         estimate: of the calls that are needed; None where none is.
+        evaluation_calls: those of evaluations that are, or may be, made anew; in none of the other numbers.
         notes: what the numbers leave out.
     """
 
@@ -117,6 +138,7 @@ class Plan(_Model):
     calls: TeacherCalls
     sequences: int
     estimate: CallEstimate | None = None
+    evaluation_calls: tuple[EvaluationCalls, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property

@@ -89,6 +89,12 @@ class PlacedRows:
             frame = frame.filter(pl.col("row_hash").is_in(self.known.implode()))
         return frame.select(columns or list(PROMPTS_SCHEMA))
 
+    def coming(self, columns: list[str]) -> pl.DataFrame:
+        """Some PROMPTS columns of the partition's prompts as they will be, in any order."""
+        if self.changes_sides:
+            return self.prompts().frame.select(columns)
+        return pl.concat([self.kept(columns), self.fresh.select(columns)])
+
     def prompts(self) -> PartitionPrompts:
         """The partition's prompts, put together from what is kept and what is fresh."""
         kept = self.kept()

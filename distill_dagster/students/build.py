@@ -19,6 +19,7 @@ from distill_dagster.logits.of_dataset import (
     captured_bytes_per_token,
     dataset_logits_version,
     dataset_places,
+    logits_version_for,
     write_places,
 )
 from distill_dagster.logits.shards import shards_folder
@@ -65,10 +66,16 @@ def student_build_key(distillation: Distillation, name: str) -> str | None:
     return None if dataset is None else student_key_for(distillation, name, dataset.version)
 
 
-def student_key_for(distillation: Distillation, name: str, dataset_version: str) -> str | None:
-    """The build key of a student on a version of the dataset; None while the logits of its rows are not captured."""
+def student_key_for(
+    distillation: Distillation, name: str, dataset_version: str, logits: Mapping[str, str] | None = None
+) -> str | None:
+    """The build key of a student on a version of the dataset; None while the logits of its rows are not captured.
+
+    Args:
+        logits: versions of the partitions' captured logits; default: the current ones.
+    """
     spec = _spec(distillation, name)
-    inputs = _inputs(distillation, spec, dataset_version)
+    inputs = _inputs(distillation, spec, dataset_version, logits)
     if inputs is None:
         return None
     settings = {"student": f"{distillation.name}/{name}"} | student_settings(
@@ -96,7 +103,12 @@ def read_student(distillation: Distillation, name: str) -> StudentBuild:
         raise StudentError(
             f"{distillation.name}: student {name!r} is not trained yet; `distill run {distillation.name}`"
         )
-    return _published(distillation, name, current.version, changed=False, trained=False)
+    return published_student(distillation, name, current.version)
+
+
+def published_student(distillation: Distillation, name: str, version: str) -> StudentBuild:
+    """A version of a student, whether it is the current one or not."""
+    return _published(distillation, name, version, changed=False, trained=False)
 
 
 def build_student(
@@ -271,7 +283,9 @@ def _base_source(distillation: Distillation, spec: StudentSpec) -> Path:
     return find_model(distillation, distillation.spec.teacher.model if name == "teacher" else name, spec.base.revision)
 
 
-def _inputs(distillation: Distillation, spec: StudentSpec, dataset_version: str) -> dict[str, str] | None:
+def _inputs(
+    distillation: Distillation, spec: StudentSpec, dataset_version: str, captured: Mapping[str, str] | None = None
+) -> dict[str, str] | None:
     """Versions of all that a student follows from; None while logits are missing."""
     cache = distillation.project.home / "digests"
     inputs = {"dataset": dataset_version, "base": digest_model(_base_source(distillation, spec), cache).version}
@@ -279,7 +293,10 @@ def _inputs(distillation: Distillation, spec: StudentSpec, dataset_version: str)
         teacher = find_model(distillation, distillation.spec.teacher.model)
         inputs["teacher"] = digest_model(teacher, cache).version
     if spec.objective == "logit":
-        logits = dataset_logits_version(distillation, dataset_version)
+        if captured is not None:
+            logits: str | None = logits_version_for(distillation, dataset_version, captured)
+        else:
+            logits = dataset_logits_version(distillation, dataset_version)
         if logits is None:
             return None
         inputs["teacher_logits"] = logits

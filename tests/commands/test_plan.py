@@ -91,6 +91,7 @@ def test_json_is_a_contract(declare: Declare, claude: AnthropicServer) -> None:
         "rows": changes,
         "calls": calls,
         "sequences": 0,
+        "evaluation_calls": [],
         "notes": [],
     }
 

@@ -16,7 +16,9 @@ from distill_dagster.planning.calls import CallPlan
 from distill_dagster.planning.make import planned_calls
 from distill_dagster.project import Distillation
 from distill_dagster.storage import read_current
-from distill_dagster.teachers.outputs import make_teacher
+from distill_dagster.teachers.outputs import make_teacher, read_outputs
+from distill_dagster.teachers.store.removal import remove_responses
+from distill_dagster.teachers.store.responses import ResponseStore
 from distill_dagster.worker_process import no_launch
 from tests.fakes.anthropic_server import KEY, AnthropicServer, Reply
 
@@ -283,6 +285,22 @@ def test_the_record_of_a_run_says_what_was_planned_and_made(
     assert observed.metadata["teacher calls planned"].value == 3
     assert observed.metadata["teacher calls made"].value == 3
     assert "3 of 3 planned calls made" in str(observed.description)
+
+
+def test_a_run_counts_answers_that_a_store_has_lost(
+    declare: Declare, claude: AnthropicServer, instance: dg.DagsterInstance
+) -> None:
+    """Each of the unchanged prompts is looked up; `distill plan` looks up twenty."""
+    distillation = declare(SPEC, rows__jsonl=rows(birds=40))
+    run(distillation, instance)
+    lost = read_outputs(distillation, "birds")["request_key"][-5:].to_list()
+    remove_responses(ResponseStore(distillation.project.store_url).engine, lost)
+
+    outcome = run(declare(SPEC, rows__jsonl=rows(birds=41)), instance)
+
+    assert outcome.failure is None
+    assert instance.get_runs()[1].tags[PLANNED_TAG] == "6"
+    assert len(claude.accepted) == 40 + 6
 
 
 def test_a_run_asks_no_more_than_its_plan(

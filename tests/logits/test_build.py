@@ -241,9 +241,11 @@ def test_a_held_out_partition_is_not_captured_and_costs_nothing_when_it_comes_ba
 
     project.run()
     project.held_out = "[]"
+    planned = make_plan(project.distillation).sequences
     project.run()
 
     assert held_out.is_empty()
+    assert planned == project.worker.captured[-1]
     assert dataset_logits_version(project.distillation, build_dataset(project.distillation).version) is not None
     assert len(project.worker.captured) == len(apart) + 1
     assert project.worker.captured[-1] == len(read_logits_index(project.distillation, "t1").frame) > 0

@@ -1,6 +1,6 @@
 """Gets requests answered by whichever transport fits, and collects what earlier runs sent off."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 LOCAL_CLAIM = 5_000
 
 
+@dataclass
+class Tally:
+    """How many calls were made for a purse, those that travel in provider batches included."""
+
+    made: int = 0
+
+
 @dataclass(frozen=True)
 class Purse:
     """Who pays, and how patiently.
@@ -35,12 +42,18 @@ class Purse:
         run: which run spends, e.g. a Dagster run id.
         wait: whether to stay until provider batches have ended; else they are left for a later call.
         most_calls: the most requests that may be new to the teacher, as a plan counted them; None where there is none.
+        tally: counts the calls that were made.
     """
 
     distillation: Distillation
     run: str | None = None
     wait: bool = True
     most_calls: int | None = None
+    tally: Tally = field(default_factory=Tally)
+
+    def planned(self, most_calls: int | None) -> "Purse":
+        """The same with a tally of its own, for calls that a plan counted by themselves."""
+        return replace(self, most_calls=most_calls, tally=Tally())
 
     @property
     def unplanned(self) -> "Purse":
@@ -67,7 +80,14 @@ def obtain(store: ResponseStore, teacher: Teacher, requests: Requests, purse: Pu
 
     Raises:
         DistillError: some could not be answered; everything that was is stored.
+        PlanError: more are missing than were planned; none is asked.
     """
+    asked = _obtain(store, teacher, requests, purse)
+    purse.tally.made += asked.answered + asked.in_batches
+    return asked
+
+
+def _obtain(store: ResponseStore, teacher: Teacher, requests: Requests, purse: Purse) -> Asked:
     if not isinstance(teacher, AnthropicTeacher):
         return _one_by_one(store, teacher, requests, purse)
     if Ledger(store.engine).find(identity=teacher.identity.digest):

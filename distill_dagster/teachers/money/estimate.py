@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 import polars as pl
-from sqlalchemy import make_url
 
 from distill_dagster.errors import DistillError, TeacherError
 from distill_dagster.project import Distillation
@@ -150,12 +149,12 @@ def _prompts(build: PromptBuild, partitions: Sequence[str] | None) -> _Prompts:
 @contextmanager
 def store_to_read(url: str) -> Iterator[ResponseStore]:
     """The response store to read; an empty one of a moment where there is none yet, since opening would make it."""
-    parsed = make_url(url)
-    if parsed.get_backend_name() == "sqlite" and parsed.database and not Path(parsed.database).exists():
-        with tempfile.TemporaryDirectory() as folder:
-            yield ResponseStore(f"sqlite:///{folder}/empty.sqlite")
-    else:
-        yield ResponseStore(url)
+    store = ResponseStore.to_read(url)
+    if store is not None:
+        yield store
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield ResponseStore(f"sqlite:///{folder}/empty.sqlite")
 
 
 def _declared(distillation: Distillation, teacher: Teacher, prompts: _Prompts, found: Survey) -> Estimate:
