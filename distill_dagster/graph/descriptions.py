@@ -113,5 +113,8 @@ def _partitioned(partition: PartitionSpec | None) -> str:
 
 
 def _code(kind: str, value: str) -> str:
+    """Where rows come from; of a query only that it is one, for it may hold a password."""
+    if kind == "sql":
+        return "a DuckDB query"
     text = " ".join(value.replace("`", "'").split())
     return f"`{kind}: {text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + '…'}`"

@@ -3,6 +3,7 @@
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 import dagster as dg
@@ -11,6 +12,7 @@ from distill_dagster.graph import descriptions as of
 from distill_dagster.graph.columns import column_schema
 from distill_dagster.graph.keys import CODE_VERSION
 from distill_dagster.project import Distillation
+from distill_dagster.releases.build import release_path
 from distill_dagster.spec.loading import key_line
 
 STAGE_TAG, STUDENT_TAG, OBJECTIVE_TAG, TEACHER_TAG = (
@@ -57,7 +59,10 @@ def face(
     """
     look = _STAGES[stage]
     described = look.describe(distillation, student) if student is not None else look.describe(distillation)
-    metadata: dict[str, Any] = {"dagster/code_references": _code_references(distillation, look.keys, student)}
+    metadata: dict[str, Any] = {
+        "dagster/code_references": _code_references(distillation, look.keys, student),
+        "dagster/uri": _folder(distillation, stage, student).as_uri(),
+    }
     if columns is not None:
         metadata["dagster/column_schema"] = column_schema(stage, columns)
     return {
@@ -69,6 +74,15 @@ def face(
         "metadata": metadata,
         "code_version": CODE_VERSION,
     }
+
+
+def _folder(distillation: Distillation, stage: str, student: str | None) -> Path:
+    """Where an asset's versions lie."""
+    if student is None:
+        return distillation.files.asset(stage)
+    return (
+        release_path(distillation, student) if stage == "release" else distillation.files.asset(f"{stage}s/{student}")
+    )
 
 
 def _tags(distillation: Distillation, stage: str, student: str | None) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """What each asset shows in Dagster: counts, schemas, previews where allowed."""
 
 import os
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
@@ -26,6 +27,7 @@ from distill_dagster.teachers.store.spending import Paid
 
 SAMPLE_ROWS = 5
 SAMPLE_CHARS = 120
+SENTENCE_CHARS = 48
 
 Metadata = dict[str, dg.MetadataValue]
 
@@ -169,7 +171,7 @@ def report_metadata(distillation: Distillation, build: EvaluationBuild) -> Metad
     report = build.report()
     metadata: Metadata = {"release gate": dg.MetadataValue.text(banner(report.gate).word.lower())}
     if report.headlines:
-        metadata["finding"] = dg.MetadataValue.text(report.headlines[0])
+        metadata["finding"] = sentence(report.headlines[0])
     metadata |= {
         "summary": dg.MetadataValue.md(build.markdown()),
         "test rows": dg.MetadataValue.int(report.counts.test_rows),
@@ -182,6 +184,12 @@ def report_metadata(distillation: Distillation, build: EvaluationBuild) -> Metad
             if value is not None:
                 metadata[f"student {measure.label} vs {against}"] = _rounded(value)
     return metadata
+
+
+def sentence(text: str) -> dg.MetadataValue:
+    """A sentence in short lines: a path in the same table makes its column too wide to be seen whole."""
+    lines = textwrap.wrap(text.replace("<", "&lt;"), SENTENCE_CHARS, break_long_words=False)
+    return dg.MetadataValue.md("  \n".join(lines))
 
 
 def link(distillation: Distillation, page: Path) -> Metadata:

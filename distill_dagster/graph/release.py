@@ -16,7 +16,7 @@ from distill_dagster.graph.face import face
 from distill_dagster.graph.failures import as_failure
 from distill_dagster.graph.finding import Finding
 from distill_dagster.graph.keys import asset_key
-from distill_dagster.graph.metadata import Metadata, link
+from distill_dagster.graph.metadata import Metadata, link, sentence
 from distill_dagster.project import Distillation
 from distill_dagster.releases.admission import refusal
 from distill_dagster.releases.build import ReleaseBuild, build_release
@@ -91,7 +91,7 @@ def release_metadata(distillation: Distillation, build: ReleaseBuild) -> Metadat
     release = build.release
     metadata: Metadata = {
         "verdict": dg.MetadataValue.text(str(release.verdict.status)),
-        "statement": dg.MetadataValue.text(release.verdict.statement),
+        "statement": sentence(release.verdict.statement),
         "checkpoint": dg.MetadataValue.path(build.folder),
         "pointer": dg.MetadataValue.path(build.path),
         "report": dg.MetadataValue.path(build.report_path),
@@ -141,7 +141,7 @@ def _override_metadata(override: Override | None) -> Metadata:
     if override is None:
         return {}
     return {
-        "OVERRIDDEN": dg.MetadataValue.text(override.sentence),
+        "OVERRIDDEN": sentence(override.sentence),
         "overridden at": dg.MetadataValue.timestamp(override.at),
     }
 
