@@ -3,6 +3,7 @@
 They only warn.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -12,6 +13,7 @@ from distill_dagster.graph.finding import SCHEMA, Check, Finding, partition_file
 from distill_dagster.graph.keys import asset_key
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.drift import MAJOR, Change, Comparison, Drift, drift, length_cells
+from distill_dagster.prompts.profile import BINS_PER_OCTAVE, LENGTH_BINS
 from distill_dagster.prompts.store import ASSET, PROMPTS_SCHEMA
 
 LENGTHS, TOPICS = "lengths_stable", "topics_stable"
@@ -158,5 +160,5 @@ def _share(part: int, whole: int) -> str:
 
 
 def _range(cell: range) -> str:
-    low, high = (max(0, round(2 ** (edge / 2) - 1)) for edge in (cell.start, cell.stop))
-    return f"{low:,} to {max(low, high - 1):,}"
+    low, high = (math.ceil(2 ** (edge / BINS_PER_OCTAVE) - 1) for edge in (cell.start, cell.stop))
+    return f"{low:,} or more" if cell.stop == LENGTH_BINS else f"{low:,} to {high - 1:,}"

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import dagster as dg
 
 from distill_dagster.errors import ReleaseWithheldError
+from distill_dagster.evaluation.verdict import OVERALL
 from distill_dagster.evaluation.write import REPORT_HTML_FILE
 from distill_dagster.golden.build import ASSET as GOLDEN_SET
 from distill_dagster.graph.face import face
@@ -134,6 +135,16 @@ def _verdict_metadata(distillation: Distillation, candidate: Candidate, override
         "student version": dg.MetadataValue.text(candidate.version),
         "golden set version": dg.MetadataValue.text(verdict.golden_set),
     }
+    decision = verdict.decisions.get(OVERALL)
+    if decision is not None:  # plotted over time
+        bounds = {
+            "student minus teacher": decision.difference,
+            "lower bound": decision.low,
+            "upper bound": decision.high,
+        }
+        metadata |= {
+            name: dg.MetadataValue.float(round(value, 4)) for name, value in bounds.items() if value is not None
+        }
     return metadata | link(distillation, page) | _override_metadata(override)
 
 

@@ -17,7 +17,8 @@ from distill_dagster.project import Distillation
 from distill_dagster.prompts.store import ASSET, PROFILE_FILE, PartitionPrompts, prompts_file, prompts_version
 from distill_dagster.storage import decode_partition, read_json, write_json
 
-LENGTH_BINS = 48
+LENGTH_BINS = 96
+BINS_PER_OCTAVE = 4
 WORD_BUCKETS = 32
 # Words are looked at in no more prompts of a partition than these, taken at even distances.
 MOST_READ = 20_000
@@ -30,7 +31,7 @@ class Profile(BaseModel):
 
     Attributes:
         rows: number of prompts.
-        lengths: prompts by length; bin k holds those of 2^(k/2) - 1 to below 2^((k+1)/2) - 1 characters.
+        lengths: prompts by length; bin k holds those of 2^(k/4) - 1 to below 2^((k+1)/4) - 1 characters.
         read: prompts whose words were looked at.
         words: sum over those of the share of a prompt's words in each bucket.
         squares: sum of the squares of those shares.
@@ -78,8 +79,8 @@ def profile_of(texts: pl.Series) -> Profile:
     shares = _word_shares(frame.gather_every(step))
     by_bucket = shares.group_by("bucket").agg(words=pl.col("share").sum(), squares=(pl.col("share") ** 2).sum())
     buckets = {bucket: (words, squares) for bucket, words, squares in by_bucket.iter_rows()}
-    half_octaves = 2 * (pl.col("text").str.len_chars() + 1).log(2)
-    bins = frame.select(bin=half_octaves.floor().cast(pl.Int64).clip(0, LENGTH_BINS - 1))
+    octaves = (pl.col("text").str.len_chars() + 1).log(2)
+    bins = frame.select(bin=(BINS_PER_OCTAVE * octaves).floor().cast(pl.Int64).clip(0, LENGTH_BINS - 1))
     lengths = dict(bins["bin"].value_counts().iter_rows())
     return Profile(
         rows=frame.height,

@@ -24,34 +24,8 @@ from distill_dagster.prompts.profile import (
 from distill_dagster.prompts.store import PROFILE_FILE, prompts_file, rewrite_without, write_prompts
 
 Declare = Callable[..., Distillation]
-GARDEN = [
-    "rose",
-    "tulip",
-    "shovel",
-    "border",
-    "hedge",
-    "compost",
-    "seedling",
-    "watering",
-    "trellis",
-    "mulch",
-    "orchard",
-    "pruning",
-]
-KITCHEN = [
-    "saucepan",
-    "whisk",
-    "oven",
-    "dough",
-    "simmer",
-    "pepper",
-    "basil",
-    "roasting",
-    "knife",
-    "butter",
-    "gravy",
-    "kettle",
-]
+GARDEN = ["rose", "tulip", "shovel", "border", "hedge", "compost", "watering", "trellis", "mulch", "orchard"]
+KITCHEN = ["saucepan", "whisk", "oven", "dough", "simmer", "pepper", "basil", "knife", "butter", "kettle"]
 
 
 def texts(words: Sequence[str], count: int, *, seed: int, length: int = 8) -> list[str]:
