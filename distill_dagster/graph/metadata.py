@@ -131,14 +131,15 @@ def waiting_observation(key: dg.AssetKey, waiting: Mapping[str, int]) -> dg.Asse
 
 def dataset_metadata(distillation: Distillation, build: DatasetBuild, train: pl.DataFrame) -> Metadata:
     """Rows of each split and dropped rows by reason."""
-    metadata: Metadata = {f"{split} rows": dg.MetadataValue.int(count) for split, count in build.split_counts.items()}
+    order = [split for split in ("train", "validation", "test", "held_out") if split in build.split_counts]
+    metadata: Metadata = {f"{split} rows": dg.MetadataValue.int(build.split_counts[split]) for split in order}
     metadata["dagster/row_count"] = dg.MetadataValue.int(sum(build.split_counts.values()))
     metadata |= {
         f"dropped: {reason}": dg.MetadataValue.int(count) for reason, count in sorted(build.drop_counts.items())
     }
     if build.missing:
         metadata["partitions left out"] = dg.MetadataValue.text(", ".join(build.missing))
-    metadata["folder"] = dg.MetadataValue.path(build.folder)
+    metadata["version"] = dg.MetadataValue.text(build.version)
     metadata |= column_lineage(distillation.name, ASSET)
     return metadata | sample(distillation, train.select("text", "completion"))
 
