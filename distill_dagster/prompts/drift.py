@@ -9,7 +9,7 @@ together, so their χ² is scaled by the mean design effect (Rao and Scott, JASA
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from distill_dagster.project import Distillation
@@ -82,18 +82,23 @@ def drift(distillation: Distillation) -> Drift | None:
 
     Reads each partition's small profile, and no prompts.
     """
-    last = max((stored.changed_at for _, stored in profiles(distillation)), default=None)
-    states = [(name, before.rows, now.rows) for name, before, now in _states(distillation, last)]
-    rows = {name: (before, now) for name, before, now in states if before or now}
+    stages = {
+        name: (stored.changed_at, stored.before.rows if stored.before else 0, stored.now.rows)
+        for name, stored in profiles(distillation)
+    }
+    last = max((changed_at for changed_at, _, _ in stages.values()), default="")
+    counts = {name: (then if at == last else rows, rows) for name, (at, then, rows) in stages.items()}
+    rows = {name: both for name, both in counts.items() if any(both)}
     if not any(before for before, _ in rows.values()):
         return None
-    changed = sum(stored.changed_at == last and stored.before is not None for _, stored in profiles(distillation))
-    alpha = ALPHA / (1 + changed)
+    alpha = ALPHA / (1 + sum(at == last and then > 0 and now > 0 for at, then, now in stages.values()))
     before, now, partitions = Profile(), Profile(), []
-    for name, earlier, later in _states(distillation, last):
-        before, now = before + earlier, now + later
-        if earlier is not later and earlier.rows and later.rows:
-            partitions.append(_compared(name, earlier, later, alpha))
+    for name, stored in profiles(distillation):
+        is_changed = stored.changed_at == last
+        earlier = (stored.before or Profile()) if is_changed else stored.now
+        before, now = before + earlier, now + stored.now
+        if is_changed and earlier.rows and stored.now.rows:
+            partitions.append(_compared(name, earlier, stored.now, alpha))
     return Drift(
         before,
         now,
@@ -147,12 +152,6 @@ def length_cells(before: Profile, now: Profile) -> list[range]:
     if count and cells:
         cells[-1] = range(cells[-1].start, len(both.lengths))
     return cells
-
-
-def _states(distillation: Distillation, last: str | None) -> Iterator[tuple[str, Profile, Profile]]:
-    """Each partition before the last step that changed any, and now; the same object where it was not changed."""
-    for name, stored in profiles(distillation):
-        yield name, (stored.before or Profile()) if stored.changed_at == last else stored.now, stored.now
 
 
 def _compared(name: str | None, before: Profile, now: Profile, alpha: float) -> Comparison:
