@@ -51,7 +51,8 @@ def no_leakage(distillation: Distillation) -> Finding:
     )
     if not shared.is_empty():
         rows = [{"group": group, "splits": names} for group, names, _ in shared.sort("group_id").head(_SHOWN).rows()]
-        said = f"{shared.height:,} groups are in more than one split; materialise `prompts` and `dataset` again"
+        number = "a group is" if shared.height == 1 else f"{shared.height:,} groups are"
+        said = f"{number} in more than one split; materialise `prompts` and `dataset` again"
         return Finding(False, said, {"groups": table(rows)})
     try:
         require_no_golden_rows(distillation, next(iter(splits.values())).parent.name)

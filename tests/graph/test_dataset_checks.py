@@ -37,4 +37,4 @@ def test_a_run_checks_the_dataset_it_made(
     pl.concat([test, train.head(1)]).write_parquet(folder / "test.parquet")
     found = no_leakage(distillation)
     assert not found.passed
-    assert "1 groups are in more than one split" in found.description
+    assert "a group is in more than one split" in found.description

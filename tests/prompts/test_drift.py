@@ -31,7 +31,7 @@ KITCHEN = ["saucepan", "whisk", "oven", "dough", "simmer", "pepper", "basil", "k
 def texts(words: Sequence[str], count: int, *, seed: int, length: int = 8) -> list[str]:
     """Prompts of so many of the words, drawn at random."""
     draw = random.Random(seed)
-    return [" ".join(draw.choices(words, k=draw.randint(length // 2, length * 3 // 2))) for _ in range(count)]
+    return [" ".join(draw.choices(words, k=draw.randint(length - 3, length + 3))) for _ in range(count)]
 
 
 @pytest.fixture
