@@ -38,6 +38,11 @@ class Distillation(dg.Component):
             )
         return cls(attributes)
 
+    @classmethod
+    def get_code_references_for_yaml(cls, yaml_path: Path, source_position: Any, context: Any) -> list[Any]:
+        """None for the file as a whole: each asset refers to its own lines."""
+        return []
+
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         folder = _folder(context)
         check_duplicate_keys(folder / "defs.yaml")

@@ -1,19 +1,16 @@
-"""Checks on `teacher_outputs`: whether the answers are usable, and whether their use is permitted. They only warn.
-
-Dagster would skip a check in the same run as the partitioned assets, which yield nothing. So their step logs the
-evaluations itself, and the checks stand alone beside it for whoever runs one by itself.
-"""
+"""Checks on `teacher_outputs`: whether the answers are usable, and whether their use is permitted. They only warn."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from functools import partial
 
 import dagster as dg
 
+from distill_dagster.graph.finding import SCHEMA, Check, Finding, partition_files, schema_finding, table
 from distill_dagster.graph.keys import asset_key
 from distill_dagster.project import Distillation
 from distill_dagster.teachers.answers.validity import INVALID_JSON, INVALID_LABEL
-from distill_dagster.teachers.outputs import ASSET, outputs_summary
+from distill_dagster.teachers.outputs import ASSET, OUTPUTS_SCHEMA, outputs_summary
 from distill_dagster.teachers.protocol import ResponseStatus
 
 USABLE, AUTHORISED = "answers_usable", "authorization_stated"
@@ -26,35 +23,22 @@ COUNTED = {
 }
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What a check came to."""
-
-    passed: bool
-    description: str
-    metadata: Mapping[str, dg.MetadataValue] = field(default_factory=dict)
-
-
-def output_checks(distillation: Distillation) -> list[dg.AssetChecksDefinition]:
-    """The checks as definitions, to be run alone."""
-    return [_definition(distillation, name, find) for name, find in _checks(distillation).items()]
-
-
-def check_evaluations(distillation: Distillation) -> list[dg.AssetCheckEvaluation]:
-    """The same checks, evaluated now, for a step to log."""
+def output_checks(distillation: Distillation) -> list[Check]:
+    """The checks on a distillation's answers."""
     key = asset_key(distillation.name, ASSET)
-    found = {name: find(distillation) for name, find in _checks(distillation).items()}
-    return [
-        dg.AssetCheckEvaluation(
-            asset_key=key,
-            check_name=name,
-            passed=finding.passed,
-            severity=dg.AssetCheckSeverity.WARN,
-            description=finding.description,
-            metadata=dict(finding.metadata),
-        )
-        for name, finding in found.items()
+    checks = [
+        Check(
+            key,
+            SCHEMA,
+            "Stored answers have the declared columns.",
+            lambda: schema_finding(partition_files(distillation, ASSET), OUTPUTS_SCHEMA),
+        ),
+        Check(key, USABLE, _first_line(answers_usable), partial(answers_usable, distillation)),
     ]
+    if not distillation.spec.teacher.is_local:
+        stated = partial(authorization_stated, distillation)
+        checks.append(Check(key, AUTHORISED, _first_line(authorization_stated), stated))
+    return checks
 
 
 def answers_usable(distillation: Distillation) -> Finding:
@@ -75,10 +59,10 @@ def answers_usable(distillation: Distillation) -> Finding:
     metadata: dict[str, dg.MetadataValue] = {
         "answers": dg.MetadataValue.int(answers),
         "partitions": dg.MetadataValue.int(len(partitions)),
-        "shares": _table(
+        "shares": table(
             [{"ending": kind, "share": f"{shares[kind]:.2%}", "at most": f"{limits[kind]:.2%}"} for kind in COUNTED]
         ),
-        "endings": _table([{"ending": name, "answers": f"{count:,}"} for name, count in _endings(counts)]),
+        "endings": table([{"ending": name, "answers": f"{count:,}"} for name, count in _endings(counts)]),
     }
     metadata |= {f"{kind} share": dg.MetadataValue.float(share) for kind, share in shares.items()}  # plotted over time
     return Finding(not over, f"{answers:,} answers: {told}", metadata)
@@ -96,29 +80,8 @@ def authorization_stated(distillation: Distillation) -> Finding:
     )
 
 
-def _checks(distillation: Distillation) -> dict[str, Callable[[Distillation], Finding]]:
-    checks: dict[str, Callable[[Distillation], Finding]] = {USABLE: answers_usable}
-    if not distillation.spec.teacher.is_local:
-        checks[AUTHORISED] = authorization_stated
-    return checks
-
-
-def _definition(
-    distillation: Distillation, name: str, find: Callable[[Distillation], Finding]
-) -> dg.AssetChecksDefinition:
-    @dg.asset_check(
-        asset=asset_key(distillation.name, ASSET), name=name, description=(find.__doc__ or "").split("\n")[0]
-    )
-    def check() -> dg.AssetCheckResult:
-        finding = find(distillation)
-        return dg.AssetCheckResult(
-            passed=finding.passed,
-            severity=dg.AssetCheckSeverity.WARN,
-            description=finding.description,
-            metadata=dict(finding.metadata),
-        )
-
-    return check
+def _first_line(function: Callable[..., Finding]) -> str:
+    return (function.__doc__ or "").split("\n")[0]
 
 
 def _endings(counts: Mapping[str, int]) -> list[tuple[str, int]]:
@@ -126,8 +89,3 @@ def _endings(counts: Mapping[str, int]) -> list[tuple[str, int]]:
     named = [*map(str, ResponseStatus), INVALID_LABEL, INVALID_JSON]
     shown = [name for name in counts if name in named or name.startswith("refused: ")]
     return [(name, counts[name]) for name in sorted(shown)]
-
-
-def _table(rows: list[dict[str, str]]) -> dg.MetadataValue:
-    columns = [dg.TableColumn(name) for name in rows[0]]
-    return dg.MetadataValue.table([dg.TableRecord(row) for row in rows], dg.TableSchema(columns))

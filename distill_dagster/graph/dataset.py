@@ -4,9 +4,10 @@ import dagster as dg
 import polars as pl
 
 from distill_dagster.dataset.build import DATASET_SCHEMA, build_dataset
+from distill_dagster.graph.face import face
 from distill_dagster.graph.failures import as_failure
-from distill_dagster.graph.keys import CODE_VERSION, asset_key
-from distill_dagster.graph.metadata import SAMPLE_ROWS, dataset_metadata, table_schema
+from distill_dagster.graph.keys import asset_key
+from distill_dagster.graph.metadata import SAMPLE_ROWS, dataset_metadata
 from distill_dagster.project import Distillation
 from distill_dagster.teachers.outputs import make_teacher, outputs_current
 from distill_dagster.worker_process import no_launch
@@ -19,11 +20,7 @@ def dataset_asset(distillation: Distillation) -> dg.AssetsDefinition:
     @dg.asset(
         key=asset_key(name, "dataset"),
         deps=[asset_key(name, asset) for asset in _inputs(distillation)],
-        group_name=name,
-        code_version=CODE_VERSION,
-        kinds={"polars", "parquet"},
-        description="Curated train, validation and test rows; every dropped row has a reason.",
-        metadata={"dagster/column_schema": table_schema(DATASET_SCHEMA)},
+        **face(distillation, "dataset", columns=DATASET_SCHEMA),
     )
     def dataset(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         with as_failure():

@@ -6,8 +6,9 @@ import dagster as dg
 
 from distill_dagster.evaluation.build import EvaluationBuild, build_evaluation
 from distill_dagster.evaluation.planned_calls import Asking
+from distill_dagster.graph.face import face
 from distill_dagster.graph.failures import as_failure
-from distill_dagster.graph.keys import CODE_VERSION, asset_key
+from distill_dagster.graph.keys import asset_key
 from distill_dagster.graph.metadata import calls_metadata, report_metadata, sample
 from distill_dagster.graph.pools import judge_turn, mark_step
 from distill_dagster.graph.worker import observing, pipes_launch
@@ -63,12 +64,8 @@ def evaluation_asset(distillation: Distillation, student: str, pool: str | None 
             asset_key(name, "dataset"),
             *([asset_key(name, "golden_set")] if distillation.spec.evaluation.gate else []),
         ],
-        group_name=name,
-        code_version=CODE_VERSION,
         pool=pool,
-        kinds={"scipy", "html"},
-        description="Paired comparison of student, undistilled base, teacher and other students on the test split, and "
-        "the gate's verdict on the golden set.",
+        **face(distillation, "evaluation", student),
     )
     def evaluation(context: dg.AssetExecutionContext, config: EvaluationConfig) -> dg.MaterializeResult[None]:
         mark_step(context, pool)
@@ -79,7 +76,7 @@ def evaluation_asset(distillation: Distillation, student: str, pool: str | None 
                 distillation, student, pipes_launch(context), run=context.run_id, turn=turn, planned=planned
             )
             _tell_calls(build, planned)
-        metadata = report_metadata(build) | sample(distillation, build.side_by_side())
+        metadata = report_metadata(distillation, build) | sample(distillation, build.side_by_side())
         metadata |= calls_metadata({CALLS[name]: made for name, made in build.calls.items()}, _named(planned))
         return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(build.version))
 

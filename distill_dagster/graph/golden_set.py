@@ -3,9 +3,10 @@
 import dagster as dg
 
 from distill_dagster.golden.build import ASSET, GOLDEN_SCHEMA, GoldenBuild, build_golden_set
+from distill_dagster.graph.face import face
 from distill_dagster.graph.failures import as_failure
-from distill_dagster.graph.keys import CODE_VERSION, asset_key
-from distill_dagster.graph.metadata import table_schema
+from distill_dagster.graph.keys import asset_key
+from distill_dagster.graph.metadata import sample
 from distill_dagster.project import Distillation
 
 
@@ -15,21 +16,17 @@ def golden_set_asset(distillation: Distillation) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=asset_key(name, ASSET),
-        group_name=name,
-        code_version=CODE_VERSION,
-        kinds={"polars", "parquet"},
-        description="Human-verified prompts and references; rows that ask the same are kept out of training.",
-        metadata={"dagster/column_schema": table_schema(GOLDEN_SCHEMA)},
+        **face(distillation, "golden_set", columns=GOLDEN_SCHEMA),
     )
     def golden_set(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         with as_failure():
             build = build_golden_set(distillation)
-        return dg.MaterializeResult(metadata=_metadata(build), data_version=dg.DataVersion(build.version))
+        return dg.MaterializeResult(metadata=_metadata(distillation, build), data_version=dg.DataVersion(build.version))
 
     return golden_set
 
 
-def _metadata(build: GoldenBuild) -> dict[str, dg.MetadataValue]:
+def _metadata(distillation: Distillation, build: GoldenBuild) -> dict[str, dg.MetadataValue]:
     metadata: dict[str, dg.MetadataValue] = {
         "dagster/row_count": dg.MetadataValue.int(len(build.frame)),
         "groups": dg.MetadataValue.int(build.frame["group_id"].n_unique()),
@@ -39,4 +36,4 @@ def _metadata(build: GoldenBuild) -> dict[str, dg.MetadataValue]:
     if len(slices):
         records = [dg.TableRecord({"slice": name, "rows": rows}) for name, rows in slices.iter_rows()]
         metadata["slices"] = dg.MetadataValue.table(records)
-    return metadata
+    return metadata | sample(distillation, build.frame.select("text", "reference"))

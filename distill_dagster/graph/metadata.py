@@ -1,19 +1,25 @@
 """What each asset shows in Dagster: counts, schemas, previews where allowed."""
 
+import os
+import textwrap
 from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import quote
 
 import dagster as dg
 import polars as pl
 
-from distill_dagster.dataset.build import DatasetBuild
+from distill_dagster.dataset.build import ASSET, DatasetBuild
 from distill_dagster.evaluation.build import EvaluationBuild
+from distill_dagster.evaluation.formatting import parameters, size
 from distill_dagster.evaluation.gate_view import banner
 from distill_dagster.evaluation.model import System
+from distill_dagster.graph.columns import column_lineage
 from distill_dagster.logits.build import LogitsBuild, LogitsPartition
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.store import PartitionPrompts
 from distill_dagster.students.build import StudentBuild
-from distill_dagster.students.card import MEASURES
+from distill_dagster.students.card import MEASURES, model_card_text
 from distill_dagster.teachers.asking.asking import Asked
 from distill_dagster.teachers.outputs import OutputsPartition
 from distill_dagster.teachers.store.budget import MICRO
@@ -21,13 +27,9 @@ from distill_dagster.teachers.store.spending import Paid
 
 SAMPLE_ROWS = 5
 SAMPLE_CHARS = 120
+SENTENCE_CHARS = 48
 
 Metadata = dict[str, dg.MetadataValue]
-
-
-def table_schema(schema: Mapping[str, object]) -> dg.TableSchema:
-    """Dagster's schema of a Polars one."""
-    return dg.TableSchema(columns=[dg.TableColumn(name, type=str(kind)) for name, kind in schema.items()])
 
 
 def prompts_metadata(distillation: Distillation, prompts: PartitionPrompts) -> Metadata:
@@ -93,6 +95,7 @@ def logits_metadata(logits: LogitsPartition) -> Metadata:
     metadata: Metadata = {
         "dagster/row_count": dg.MetadataValue.int(int(counts["sequences"])),
         "tokens": dg.MetadataValue.int(int(counts["tokens"])),
+        "size": dg.MetadataValue.text(size(counts["bytes"])),
         "bytes": dg.MetadataValue.int(int(counts["bytes"])),
         "bytes of kept hidden states": dg.MetadataValue.int(int(counts["hidden_bytes"])),
     }
@@ -128,12 +131,16 @@ def waiting_observation(key: dg.AssetKey, waiting: Mapping[str, int]) -> dg.Asse
 
 def dataset_metadata(distillation: Distillation, build: DatasetBuild, train: pl.DataFrame) -> Metadata:
     """Rows of each split and dropped rows by reason."""
-    metadata: Metadata = {f"{split} rows": dg.MetadataValue.int(count) for split, count in build.split_counts.items()}
+    order = [split for split in ("train", "validation", "test", "held_out") if split in build.split_counts]
+    metadata: Metadata = {f"{split} rows": dg.MetadataValue.int(build.split_counts[split]) for split in order}
     metadata["dagster/row_count"] = dg.MetadataValue.int(sum(build.split_counts.values()))
     metadata |= {
         f"dropped: {reason}": dg.MetadataValue.int(count) for reason, count in sorted(build.drop_counts.items())
     }
-    metadata["folder"] = dg.MetadataValue.path(build.folder)
+    if build.missing:
+        metadata["partitions left out"] = dg.MetadataValue.text(", ".join(build.missing))
+    metadata["version"] = dg.MetadataValue.text(build.version)
+    metadata |= column_lineage(distillation.name, ASSET)
     return metadata | sample(distillation, train.select("text", "completion"))
 
 
@@ -147,33 +154,36 @@ def student_metadata(build: StudentBuild) -> Metadata:
         "steps": dg.MetadataValue.int(result.steps),
         "kept after step": dg.MetadataValue.int(result.best_step),
         "parameters": dg.MetadataValue.int(result.parameters),
-        "train loss": dg.MetadataValue.float(result.train_loss),
+        "size": dg.MetadataValue.text(f"{parameters(result.parameters)} parameters"),
+        "train loss": _rounded(result.train_loss),
         "checkpoint": dg.MetadataValue.path(build.folder),
         "trained in this run": dg.MetadataValue.bool(build.trained),
     }
     if result.validation_loss is not None:
-        metadata["validation loss"] = dg.MetadataValue.float(result.validation_loss)
+        metadata["validation loss"] = _rounded(result.validation_loss)
         metadata["validation loss is"] = dg.MetadataValue.text(MEASURES[result.validation_measure])
     if build.teacher_cost_microusd is not None:
         metadata["teacher cost USD"] = dg.MetadataValue.float(build.teacher_cost_microusd / MICRO)
-    return metadata
+    return metadata | {"model card": dg.MetadataValue.md(model_card_text(build.folder))}
 
 
-def report_metadata(build: EvaluationBuild) -> Metadata:
-    """Headlines, table and picture, and where the report lies."""
+def report_metadata(distillation: Distillation, build: EvaluationBuild) -> Metadata:
+    """The verdict and the first finding, then headlines, table and picture, and where the report lies."""
     report = build.report()
-    metadata: Metadata = {
+    metadata: Metadata = {"release gate": dg.MetadataValue.text(banner(report.gate).word.lower())}
+    if report.headlines:
+        metadata["finding"] = sentence(report.headlines[0])
+    metadata |= {
         "summary": dg.MetadataValue.md(build.markdown()),
-        "report": dg.MetadataValue.path(build.report_path),
-        "report link": dg.MetadataValue.url(build.report_path.as_uri()),
         "test rows": dg.MetadataValue.int(report.counts.test_rows),
-        "release gate": dg.MetadataValue.text(banner(report.gate).word.lower()),
+        "report": dg.MetadataValue.path(build.report_path),
     }
+    metadata |= link(distillation, build.report_path)
     for against, measures in (("reference", report.quality), ("teacher", report.fidelity)):
         for measure in measures:
             value = measure.systems[System.STUDENT].value
             if value is not None:
-                metadata[f"student {measure.label} vs {against}"] = dg.MetadataValue.float(value)
+                metadata[f"student {measure.label} vs {against}"] = _rounded(value)
     return metadata
 
 
@@ -189,6 +199,24 @@ def calls_metadata(made: Mapping[str, int], planned: Mapping[str, int] | None) -
     return metadata
 
 
+def sentence(text: str) -> dg.MetadataValue:
+    """A sentence in short lines: a path in the same table makes its column too wide to be seen whole."""
+    lines = textwrap.wrap(text.replace("<", "&lt;"), SENTENCE_CHARS, break_long_words=False)
+    return dg.MetadataValue.md("  \n".join(lines))
+
+
+def link(distillation: Distillation, page: Path) -> Metadata:
+    """A link to a page in `DISTILL_HOME`, where `DISTILL_HOME_URL` says that a web server shows that folder.
+
+    Browsers follow no link from a web page to a file.
+    """
+    base = os.environ.get("DISTILL_HOME_URL")
+    if not base:
+        return {}
+    path = quote(page.relative_to(distillation.project.home).as_posix())
+    return {"report link": dg.MetadataValue.url(f"{base.rstrip('/')}/{path}")}
+
+
 def sample(distillation: Distillation, frame: pl.DataFrame) -> Metadata:
     """A few rows, where the declaration allows text in Dagster's event log."""
     if not distillation.spec.ui_samples or frame.is_empty():
@@ -198,6 +226,10 @@ def sample(distillation: Distillation, frame: pl.DataFrame) -> Metadata:
     rule = " | ".join("---" for _ in frame.columns)
     lines = [f"| {line} |" for line in (header, rule, *rows)]
     return {"sample": dg.MetadataValue.md("\n".join(lines))}
+
+
+def _rounded(value: float) -> dg.MetadataValue:
+    return dg.MetadataValue.float(round(value, 4))
 
 
 def _cell(value: object) -> str:

@@ -5,13 +5,17 @@ partitions gives each its own data version, and one failed partition leaves the 
 downstream may be selected in the same run, for Dagster would skip it silently.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 
 import dagster as dg
 
-from distill_dagster.graph.checks import check_evaluations
+from distill_dagster.graph.checks import output_checks
+from distill_dagster.graph.columns import column_lineage
+from distill_dagster.graph.face import face
 from distill_dagster.graph.failures import as_failure
-from distill_dagster.graph.keys import CODE_VERSION, VERSION_TAG, asset_key
+from distill_dagster.graph.finding import Check
+from distill_dagster.graph.keys import VERSION_TAG, asset_key
 from distill_dagster.graph.metadata import (
     SAMPLE_ROWS,
     asked_observation,
@@ -19,11 +23,11 @@ from distill_dagster.graph.metadata import (
     logits_metadata,
     outputs_metadata,
     prompts_metadata,
-    table_schema,
     waiting_observation,
 )
 from distill_dagster.graph.partitions import partitions_of
 from distill_dagster.graph.pools import mark_step
+from distill_dagster.graph.prompt_checks import prompt_checks
 from distill_dagster.graph.worker import observing, pipes_launch
 from distill_dagster.logits.build import ASSET as LOGITS
 from distill_dagster.logits.build import build_logits
@@ -33,6 +37,7 @@ from distill_dagster.logits.index import INDEX_SCHEMA
 from distill_dagster.progress import tell
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.build import PromptBuild, build_prompts
+from distill_dagster.prompts.profile import keep_profile, retire_profiles
 from distill_dagster.prompts.store import PROMPTS_SCHEMA, write_prompts, write_settings, write_skipped
 from distill_dagster.teachers.anthropic.teacher import AnthropicTeacher
 from distill_dagster.teachers.outputs import (
@@ -87,26 +92,22 @@ def partitioned_assets(distillation: Distillation, pool: str | None = None) -> d
     @dg.multi_asset(
         name=op_name(name),
         specs=[
-            dg.AssetSpec(
-                prompts,
-                skippable=True,
-                group_name=name,
-                code_version=CODE_VERSION,
-                kinds={"polars", "parquet"},
-                description="Rendered prompts with identity, group and split.",
-                metadata={"dagster/column_schema": table_schema(PROMPTS_SCHEMA)},
-            ),
+            dg.AssetSpec(prompts, skippable=True, **face(distillation, "prompts", columns=PROMPTS_SCHEMA)),
             dg.AssetSpec(
                 outputs,
                 deps=[prompts],
                 skippable=True,
-                group_name=name,
-                code_version=CODE_VERSION,
-                kinds={"parquet", _teacher_kind(distillation)},
-                description=f"Answers of {distillation.spec.teacher.model}, each paid for once.",
-                metadata={"dagster/column_schema": table_schema(OUTPUTS_SCHEMA)},
+                **face(distillation, "teacher_outputs", columns=OUTPUTS_SCHEMA),
             ),
-            *([_logits_spec(distillation, logits, outputs)] if needs_logits(distillation) else []),
+            *(
+                [
+                    dg.AssetSpec(
+                        logits, deps=[outputs], skippable=True, **face(distillation, LOGITS, columns=INDEX_SCHEMA)
+                    )
+                ]
+                if needs_logits(distillation)
+                else []
+            ),
         ],
         partitions_def=partitions_of(distillation),
         can_subset=True,
@@ -120,13 +121,13 @@ def partitioned_assets(distillation: Distillation, pool: str | None = None) -> d
         with as_failure():
             if prompts in context.selected_asset_keys:
                 failed |= _make_prompts(context, distillation, prompts, wanted)
+                _log_checks(context, prompt_checks(distillation))
             if logits in context.selected_asset_keys:
                 require_room(distillation, sorted(wanted.difference(failed)))
             if outputs in context.selected_asset_keys:
                 with observing(context, outputs):
                     failed |= _make_outputs(context, distillation, outputs, sorted(wanted.difference(failed)), config)
-                for evaluation in check_evaluations(distillation):
-                    context.log_event(evaluation)
+                _log_checks(context, output_checks(distillation))
             if logits in context.selected_asset_keys:
                 with observing(context, logits):
                     _make_logits(context, distillation, logits, wanted.difference(failed))
@@ -137,12 +138,23 @@ def partitioned_assets(distillation: Distillation, pool: str | None = None) -> d
     return partitioned
 
 
+def partitioned_checks(distillation: Distillation) -> list[Check]:
+    """The checks on partitioned assets.
+
+    Dagster would skip a check in the same run as assets that yield nothing. So their step logs the evaluations itself,
+    and the checks stand alone beside it for whoever runs one by itself.
+    """
+    return [*prompt_checks(distillation), *output_checks(distillation)]
+
+
 def _make_prompts(
     context: dg.AssetExecutionContext, distillation: Distillation, key: dg.AssetKey, wanted: set[str]
 ) -> dict[str, str]:
     build: PromptBuild = build_prompts(distillation)
+    started = datetime.now(UTC).isoformat()
     if build.is_complete:
         remove_partitions(distillation, build.names)
+        retire_profiles(distillation, build.names, started)
     if build.bad:
         context.log.warning(
             f"{len(build.bad)} rows are no prompts; they are listed in {write_skipped(distillation, build.bad)}"
@@ -150,6 +162,7 @@ def _make_prompts(
     write_settings(distillation, build.render_key, build.settings)
     for partition in sorted(wanted.intersection(build.partitions)):
         made = build.partitions[partition]
+        keep_profile(distillation, partition, made, started)
         write_prompts(distillation, partition, made)
         _materialised(context, key, partition, made.version, prompts_metadata(distillation, made))
     failed = {partition: message for partition, message in build.failed.items() if partition in wanted}
@@ -189,22 +202,6 @@ def _make_outputs(
     return build.failed
 
 
-def _logits_spec(distillation: Distillation, key: dg.AssetKey, outputs: dg.AssetKey) -> dg.AssetSpec:
-    spec = distillation.spec.logits
-    drawn = " and some drawn from the others" if spec.tail_draws else ""
-    kept = f"the {spec.k} most likely tokens{drawn}" if spec.method == "topk" else f"{spec.draws} drawn tokens"
-    return dg.AssetSpec(
-        key,
-        deps=[outputs],
-        skippable=True,
-        group_name=distillation.name,
-        code_version=CODE_VERSION,
-        kinds={"parquet", _teacher_kind(distillation)},
-        description=f"What the teacher thought at every token of its answers: {kept} of each, captured once.",
-        metadata={"dagster/column_schema": table_schema(INDEX_SCHEMA)},
-    )
-
-
 def _make_logits(
     context: dg.AssetExecutionContext, distillation: Distillation, key: dg.AssetKey, wanted: set[str]
 ) -> None:
@@ -216,10 +213,18 @@ def _make_logits(
         context.log_event(captured_observation(key, build))
 
 
+def _log_checks(context: dg.AssetExecutionContext, checks: Iterable[Check]) -> None:
+    for check in checks:
+        context.log_event(check.evaluation())
+
+
 def _materialised(
     context: dg.AssetExecutionContext, key: dg.AssetKey, partition: str, version: str, metadata: Metadata
 ) -> None:
-    event = dg.AssetMaterialization(key, partition=partition, metadata=dict(metadata), tags={VERSION_TAG: version})
+    lineage = column_lineage(*key.path)
+    event = dg.AssetMaterialization(
+        key, partition=partition, metadata={**metadata, **lineage}, tags={VERSION_TAG: version}
+    )
     context.log_event(event)
 
 
@@ -229,8 +234,3 @@ def _failures(failed: Mapping[str, str]) -> str:
         by_message.setdefault(message, []).append(partition)
     lines = [f"{', '.join(partitions)}: {message}" for message, partitions in by_message.items()]
     return f"{len(failed)} partition(s) failed, what is finished is kept:\n" + "\n".join(lines)
-
-
-def _teacher_kind(distillation: Distillation) -> str:
-    provider = distillation.spec.teacher.provider
-    return "huggingface" if provider == "transformers" else provider

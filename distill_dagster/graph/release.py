@@ -10,12 +10,14 @@ from contextlib import contextmanager
 import dagster as dg
 
 from distill_dagster.errors import ReleaseWithheldError
+from distill_dagster.evaluation.verdict import OVERALL
 from distill_dagster.evaluation.write import REPORT_HTML_FILE
 from distill_dagster.golden.build import ASSET as GOLDEN_SET
-from distill_dagster.graph.checks import Finding
+from distill_dagster.graph.face import face
 from distill_dagster.graph.failures import as_failure
-from distill_dagster.graph.keys import CODE_VERSION, asset_key
-from distill_dagster.graph.metadata import Metadata
+from distill_dagster.graph.finding import Finding
+from distill_dagster.graph.keys import asset_key
+from distill_dagster.graph.metadata import Metadata, link, sentence
 from distill_dagster.project import Distillation
 from distill_dagster.releases.admission import refusal
 from distill_dagster.releases.build import ReleaseBuild, build_release
@@ -39,10 +41,7 @@ def release_asset(distillation: Distillation, student: str) -> dg.AssetsDefiniti
             asset_key(name, "evaluation", student),
             asset_key(name, GOLDEN_SET),
         ],
-        group_name=name,
-        code_version=CODE_VERSION,
-        kinds={"json", "huggingface"},
-        description="Points at the version of the student that passed its gate, or whose verdict is overridden.",
+        **face(distillation, "release", student),
     )
     def release(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         with as_failure(), _as_withheld():
@@ -50,7 +49,7 @@ def release_asset(distillation: Distillation, student: str) -> dg.AssetsDefiniti
         if build.release.override is not None:
             context.log.warning(f"{name}/{student}: {build.release.override.sentence}")
         return dg.MaterializeResult(
-            metadata=release_metadata(build), data_version=dg.DataVersion(build.release.version)
+            metadata=release_metadata(distillation, build), data_version=dg.DataVersion(build.release.version)
         )
 
     return release
@@ -73,7 +72,7 @@ def gate_finding(distillation: Distillation, student: str) -> Finding:
     except ReleaseWithheldError as error:
         return Finding(False, str(error))
     override = None if candidate.passed else find_override(distillation, candidate)
-    metadata = _verdict_metadata(candidate, override)
+    metadata = _verdict_metadata(distillation, candidate, override)
     if override is not None:
         return Finding(True, f"{override.sentence}. {candidate.verdict.statement}", metadata)
     said = candidate.verdict.statement if candidate.passed else refusal(distillation, candidate)
@@ -88,23 +87,22 @@ def is_verdict(event: dg.DagsterEvent) -> bool:
     return failure.error is not None and failure.error.cls_name == CHECK_FAILED
 
 
-def release_metadata(build: ReleaseBuild) -> Metadata:
+def release_metadata(distillation: Distillation, build: ReleaseBuild) -> Metadata:
     """Which version is released, by what verdict, and where everything lies."""
     release = build.release
     metadata: Metadata = {
         "verdict": dg.MetadataValue.text(str(release.verdict.status)),
-        "statement": dg.MetadataValue.text(release.verdict.statement),
+        "statement": sentence(release.verdict.statement),
         "checkpoint": dg.MetadataValue.path(build.folder),
         "pointer": dg.MetadataValue.path(build.path),
         "report": dg.MetadataValue.path(build.report_path),
-        "report link": dg.MetadataValue.url(build.report_path.as_uri()),
         "student version": dg.MetadataValue.text(release.student_version),
         "evaluation version": dg.MetadataValue.text(release.evaluation_version),
         "golden set version": dg.MetadataValue.text(release.golden_set_version),
         "dataset version": dg.MetadataValue.text(release.dataset_version),
         "released at": dg.MetadataValue.timestamp(release.released_at),
     }
-    return metadata | _override_metadata(release.override)
+    return metadata | link(distillation, build.report_path) | _override_metadata(release.override)
 
 
 def _gate_check(distillation: Distillation, student: str) -> dg.AssetChecksDefinition:
@@ -127,24 +125,34 @@ def _gate_check(distillation: Distillation, student: str) -> dg.AssetChecksDefin
     return gate
 
 
-def _verdict_metadata(candidate: Candidate, override: Override | None) -> Metadata:
+def _verdict_metadata(distillation: Distillation, candidate: Candidate, override: Override | None) -> Metadata:
     verdict, page = candidate.verdict, candidate.report_folder / REPORT_HTML_FILE
     metadata: Metadata = {
         "verdict": dg.MetadataValue.text(candidate.status.value),
         "statement": dg.MetadataValue.text(verdict.statement),
         "margin": dg.MetadataValue.float(verdict.max_degradation),
-        "report link": dg.MetadataValue.url(page.as_uri()),
+        "report": dg.MetadataValue.path(page),
         "student version": dg.MetadataValue.text(candidate.version),
         "golden set version": dg.MetadataValue.text(verdict.golden_set),
     }
-    return metadata | _override_metadata(override)
+    decision = verdict.decisions.get(OVERALL)
+    if decision is not None:  # plotted over time
+        bounds = {
+            "student minus teacher": decision.difference,
+            "lower bound": decision.low,
+            "upper bound": decision.high,
+        }
+        metadata |= {
+            name: dg.MetadataValue.float(round(value, 4)) for name, value in bounds.items() if value is not None
+        }
+    return metadata | link(distillation, page) | _override_metadata(override)
 
 
 def _override_metadata(override: Override | None) -> Metadata:
     if override is None:
         return {}
     return {
-        "OVERRIDDEN": dg.MetadataValue.text(override.sentence),
+        "OVERRIDDEN": sentence(override.sentence),
         "overridden at": dg.MetadataValue.timestamp(override.at),
     }
 

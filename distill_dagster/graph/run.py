@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 import dagster as dg
 
 from distill_dagster.golden.build import golden_current
-from distill_dagster.graph.definitions import build_assets
+from distill_dagster.graph.definitions import build_assets, following_checks
 from distill_dagster.graph.evaluation import evaluation_config
 from distill_dagster.graph.instance_home import fail_dead_runs, process_tag
 from distill_dagster.graph.keys import DISTILLATION_TAG, asset_key
 from distill_dagster.graph.partitioned import partitioned_config
 from distill_dagster.graph.partitions import range_tags, register
 from distill_dagster.graph.pools import GPU, slot, teacher_pool
-from distill_dagster.graph.release import gate_checks, gate_key, is_verdict
+from distill_dagster.graph.release import gate_key, is_verdict
 from distill_dagster.graph.untold import tell_untold
 from distill_dagster.plan import Asset, PartitionedPlan, Request, Step, partitioned_kinds, plan_partitioned, plan_rest
 from distill_dagster.planning.evaluation_calls import allowed_calls
@@ -73,7 +73,7 @@ class Runner:
         self._say = say
         self._wait = wait
         definitions = dg.Definitions(
-            assets=build_assets(distillation, pooled=False), asset_checks=gate_checks(distillation)
+            assets=build_assets(distillation, pooled=False), asset_checks=following_checks(distillation)
         )
         self._job = definitions.resolve_implicit_global_asset_job_def()
 

@@ -2,15 +2,15 @@
 
 import dagster as dg
 
+from distill_dagster.graph.face import face
 from distill_dagster.graph.failures import as_failure
-from distill_dagster.graph.keys import CODE_VERSION, asset_key
+from distill_dagster.graph.keys import asset_key
 from distill_dagster.graph.metadata import student_metadata
 from distill_dagster.graph.pools import mark_step
 from distill_dagster.graph.worker import observing, pipes_launch
 from distill_dagster.logits.build import ASSET
 from distill_dagster.project import Distillation
 from distill_dagster.students.build import build_student
-from distill_dagster.students.card import OBJECTIVES
 
 
 def student_asset(distillation: Distillation, student: str, pool: str | None = None) -> dg.AssetsDefinition:
@@ -22,11 +22,8 @@ def student_asset(distillation: Distillation, student: str, pool: str | None = N
     @dg.asset(
         key=key,
         deps=[asset_key(name, asset) for asset in (["dataset", ASSET] if spec.objective == "logit" else ["dataset"])],
-        group_name=name,
-        code_version=CODE_VERSION,
         pool=pool,
-        kinds={"pytorch", "huggingface"},
-        description=f"Student: {OBJECTIVES[spec.objective, spec.targets]}.",
+        **face(distillation, "student", student),
     )
     def student_checkpoint(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         mark_step(context, pool)

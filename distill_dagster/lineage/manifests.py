@@ -36,8 +36,8 @@ class Manifest:
 
 
 def spec_hash(spec: DistillationSpec) -> str:
-    """SHA-256 (hex) of a declaration's values, whatever their order or layout in the file."""
-    return digest(spec.model_dump(mode="json"))
+    """SHA-256 (hex) of a declaration's values but its owners, whatever their order or layout in the file."""
+    return digest(spec.model_dump(mode="json", exclude={"owners"}))
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

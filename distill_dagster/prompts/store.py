@@ -23,6 +23,8 @@ from distill_dagster.storage import (
 )
 
 ASSET = "prompts"
+# Counts of a partition's current prompts and of the version before, without their text.
+PROFILE_FILE = "profile.json"
 # Small enough that whoever streams a large partition holds little of it.
 ROW_GROUP_ROWS = 16_384
 PROMPTS_SCHEMA = {
@@ -80,6 +82,8 @@ def write_prompts(distillation: Distillation, partition: str, prompts: Partition
 def rewrite_without(path: Path, prompt_ids: Sequence[str]) -> str | None:
     """Writes a stored version's prompts but for some under the version that they then are, and removes the old file.
 
+    The partition's profile goes, for its counts are also of those prompts.
+
     Returns:
         The new version; None where no prompt is left.
     """
@@ -93,6 +97,7 @@ def rewrite_without(path: Path, prompt_ids: Sequence[str]) -> str | None:
             lambda aside: rows.write_parquet(aside, metadata=metadata, row_group_size=ROW_GROUP_ROWS),
         )
     path.unlink()
+    path.with_name(PROFILE_FILE).unlink(missing_ok=True)
     return version
 
 

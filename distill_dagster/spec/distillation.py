@@ -15,6 +15,11 @@ from distill_dagster.spec.prompts import PromptsSpec
 from distill_dagster.spec.students import StudentSpec
 from distill_dagster.spec.teacher import TeacherSpec
 
+# As Dagster wants them.
+Owner = Annotated[
+    str,
+    StringConstraints(pattern=r"^(team:\S.*|[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7})$", strip_whitespace=True),
+]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 
 
@@ -23,6 +28,9 @@ class DistillationSpec(SpecModel):
 
     description: str | None = Field(
         None, description="What the student is for; shown in Dagster, report and model card."
+    )
+    owners: list[Owner] = Field(
+        [], description="Who answers for it: e-mail addresses, or `team:<name>`; shown on every asset in Dagster."
     )
     prompts: PromptsSpec
     golden_set: GoldenSetSpec | None = None

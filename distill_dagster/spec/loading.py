@@ -3,7 +3,8 @@
 The `distill` command uses it without importing Dagster; the component validates the same models.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -47,6 +48,21 @@ def check_duplicate_keys(path: Path, document: yaml.Node | None = None) -> None:
     ]
     if problems:
         raise SpecError("\n".join(problems))
+
+
+def key_line(path: Path, keys: Sequence[KeyPath]) -> int:
+    """The line (from 1) of the first of some keys below `attributes` that a file has; 1 where it has none of them.
+
+    Raises:
+        SpecError: the file is missing, or is not YAML.
+    """
+    lines = _lines_of(path, path.stat().st_mtime_ns)
+    return next((lines[at] for key in keys if (at := ("attributes", *key)) in lines), 1)
+
+
+@lru_cache(maxsize=64)
+def _lines_of(path: Path, changed_ns: int) -> dict[KeyPath, int]:
+    return dict(_lines(_compose(path)))
 
 
 class _Loader(yaml.SafeLoader):

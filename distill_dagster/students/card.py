@@ -1,5 +1,7 @@
 """The model card that travels with a student: what it is, what it learned from, and how to load it."""
 
+from pathlib import Path
+
 from distill_dagster.jobs import TrainResult
 from distill_dagster.lineage.manifests import Manifest
 from distill_dagster.project import Distillation
@@ -71,6 +73,13 @@ def model_card(distillation: Distillation, name: str, manifest: Manifest, result
         "",
     ]
     return "\n".join(lines)
+
+
+def model_card_text(folder: Path) -> str:
+    """A checkpoint's model card without its YAML head; empty where it has none."""
+    path = folder / "README.md"
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return text.split("\n---\n", 1)[-1].strip()
 
 
 def _divergence(student: StudentSpec) -> str:

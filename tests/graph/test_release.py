@@ -215,7 +215,7 @@ def test_an_override_is_loud_in_the_command_dagster_and_later_runs(
     said = instance.fetch_materializations(RELEASE, limit=1).records[0].asset_materialization
     assert said is not None
     sentence = f"OVERRIDDEN by {release.override.by}, against the verdict fail: Legal needs it today."
-    assert said.metadata["OVERRIDDEN"].value == sentence
+    assert " ".join(str(said.metadata["OVERRIDDEN"].value).split()) == sentence
     history = instance.event_log_storage.get_asset_check_execution_history(dg.AssetCheckKey(EVALUATION, GATE), limit=2)
     checks = [record.evaluation for record in history if isinstance(record.evaluation, dg.AssetCheckEvaluation)]
     assert [check.passed for check in checks] == [True, False]
