@@ -5,8 +5,9 @@ causal model treats tokens one by one, and on a CPU few large products are faste
 """
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -15,15 +16,9 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMa
 
 from distill_dagster.logits.projection import CompletionBatch, can_share_prefix
 
-
-class Attention(Protocol):
-    """What transformers calls an attention interface."""
-
-    def __call__(
-        self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: Any
-    ) -> tuple[Tensor, None]:
-        """Queries [batch, heads, time, size] and their keys and values → [batch, time, heads, size]."""
-        ...
+Attention = Callable[..., tuple[Tensor, None]]
+"""What transformers calls an attention interface: (module, query, key, value [batch, heads, time, size], mask,
+**settings) → [batch, time, heads, size]."""
 
 
 @dataclass(frozen=True)
