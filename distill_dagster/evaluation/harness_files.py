@@ -82,6 +82,15 @@ def harness_folder(distillation: Distillation, key: str) -> Path:
     return distillation.files.asset(FOLDER) / key
 
 
+def outcome_inputs(outcomes: Mapping[str, str]) -> dict[str, str]:
+    """How an evaluation's manifest names its outcomes among its inputs: `harness/<system>` and the key.
+
+    Args:
+        outcomes: keys by system.
+    """
+    return {f"{FOLDER}/{system}": key for system, key in outcomes.items()}
+
+
 def missing_outcomes(distillation: Distillation, wanted: Iterable[HarnessWanted]) -> list[HarnessWanted]:
     """Those not stored, one of each key; a folder with a torn or missing file is removed and counts as not stored."""
     found: dict[str, HarnessWanted] = {}
