@@ -85,7 +85,11 @@ def unpaired_difference(a: Side, b: Side, confidence: float, seed: int) -> Estim
 
 
 def difference_of(a: Estimate, b: Estimate) -> Estimate:
-    """The difference of two estimates with t intervals over groups that they do not share."""
+    """The difference of two estimates as if they shared no group, from the reach of their intervals.
+
+    n and groups are those of both sides. Where rows are shared after all and are answered alike, it is wider than the
+    paired difference's interval.
+    """
     n, n_groups = a.n + b.n, a.n_clusters + b.n_clusters
     if a.value is None or b.value is None:
         return Estimate(None, None, None, n, n_groups, Method.NO_DATA, a.confidence)
@@ -116,11 +120,11 @@ def _spread(sums: Sequence[Term]) -> _Spread:
 
 
 def _spread_of(estimate: Estimate, value: float) -> _Spread:
-    """From the reach of its t interval; one without has no known variance."""
+    """From half the width of its interval, which is t times its error; one without has no known variance."""
     groups = estimate.n_clusters
-    if estimate.high is None:
+    if estimate.low is None or estimate.high is None:
         return _Spread(value, 0.0, groups)
-    error = (estimate.high - value) / float(stdtrit(groups - 1, (1 + estimate.confidence) / 2))
+    error = (estimate.high - estimate.low) / 2 / float(stdtrit(groups - 1, (1 + estimate.confidence) / 2))
     return _Spread(value, error**2, groups)
 
 
