@@ -4,10 +4,9 @@ from distill_dagster.evaluation.across.measures import compare_measures
 from distill_dagster.evaluation.across.model import ComparedTable, Part, SharedRows, lacking, sides_without
 from distill_dagster.evaluation.across.pairing import pair
 from distill_dagster.evaluation.across.stored import StoredEvaluation
-from distill_dagster.evaluation.across.stored_report import TableName
 from distill_dagster.prompts.splits import Split
 
-_TABLES: dict[TableName, ComparedTable] = {"quality": "held_out_quality", "fidelity": "held_out_fidelity"}
+_TABLES: dict[ComparedTable, ComparedTable] = {"quality": "held_out_quality", "fidelity": "held_out_fidelity"}
 
 
 def compare_held_out(a: StoredEvaluation, b: StoredEvaluation) -> tuple[Part, SharedRows | None]:
