@@ -66,7 +66,7 @@ from distill_dagster.teachers.store.leases import Leases
 from distill_dagster.teachers.store.responses import ResponseStore
 from distill_dagster.worker_process import Launch, run_job
 
-STAGE_NUMBER = 5
+STAGE_NUMBER = 6
 _ROW = ["prompt_id", "sample", "text"]
 _SHOWN = [*_ROW, "split", "model", "prediction"]
 
