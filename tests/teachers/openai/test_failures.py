@@ -199,7 +199,7 @@ def test_a_server_that_is_not_there_costs_nothing(monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_answer_that_takes_too_long_is_perhaps_billed(server: OpenAiServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openai_chat, "TIMEOUT", openai.Timeout(0.1))
+    monkeypatch.setattr(openai_chat, "TIMEOUT", openai.Timeout(30.0, read=0.1))
     always(server, Reply(delay_s=1.0))
 
     outcome = send(teacher_at(server.url))
