@@ -17,8 +17,8 @@ from distill_dagster.lineage.manifests import MANIFEST_FILE, read_manifest
 from distill_dagster.storage import DistillationFolder, read_current, read_json
 
 COLLECTED = (
-    *(Kind.EVALUATIONS, Kind.PREDICTIONS, Kind.STUDENTS, Kind.BASES, Kind.DATASET, Kind.TEACHER_LOGITS),
-    *(Kind.TEACHER_OUTPUTS, Kind.PROMPTS, Kind.GOLDEN_SET),
+    *(Kind.EVALUATIONS, Kind.PREDICTIONS, Kind.HARNESS, Kind.STUDENTS, Kind.BASES, Kind.DATASET),
+    *(Kind.TEACHER_LOGITS, Kind.TEACHER_OUTPUTS, Kind.PROMPTS, Kind.GOLDEN_SET),
 )
 """Those that refer come before what they refer to, so that a kill leaves no manifest that leads nowhere."""
 DROPPED = "dropped"
@@ -48,17 +48,19 @@ def find_garbage(folder: DistillationFolder, now: float | None = None) -> list[G
     """What may go of a distillation, in the order in which it has to.
 
     Args:
-        now: the time that leftovers are older than; those of the last hour may still be written to.
+        now: the time that leftovers and outcomes of the harness are older than; those of the last hour may still be
+            written to, or be named by an evaluation that is under way.
 
     Raises:
         StorageError: a manifest, a release or a build record cannot be read; then nothing is known to be free.
     """
+    now = time.time() if now is None else now
     stored = list(stored_versions(folder, COLLECTED))
-    kept = _kept(folder, stored)
+    kept = _kept(folder, stored) | {one for one in stored if one.kind is Kind.HARNESS and not _is_quiet(one.path, now)}
     free = [
         Garbage(one.kind.value, one.name, one.version, tuple(one.paths), one.bytes) for one in stored if one not in kept
     ]
-    return [*free, *_dropped(folder), *_leftovers(folder, time.time() if now is None else now)]
+    return [*free, *_dropped(folder), *_leftovers(folder, now)]
 
 
 def remove_garbage(garbage: Iterable[Garbage]) -> None:
@@ -107,6 +109,8 @@ def _is_input(one: StoredVersion, inputs: set[tuple[str, str]]) -> bool:
             return (one.kind.value, one.version) in inputs
         case Kind.BASES:
             return ("base", one.version) in inputs
+        case Kind.HARNESS:
+            return any(name.startswith(f"{one.kind}/") and key == one.version for name, key in inputs)
         case _:
             return False
 
@@ -158,7 +162,12 @@ def _leftovers(folder: DistillationFolder, now: float) -> Iterator[Garbage]:
     homes = [*folder.home.glob(".batch-*"), *(folder.home / "builds").glob(".*.tmp")]
     own = (path for kind in (*Kind, "releases") for path in folder.asset(kind).rglob(".*.tmp"))
     for path in sorted({*homes, *own}):
-        if not any(parent.name.startswith(".") and parent.suffix == ".tmp" for parent in path.parents):
-            newest = max((part.lstat().st_mtime for part in (path, *path.rglob("*"))), default=now)
-            if now - newest > QUIET_S:
-                yield Garbage(LEFTOVER, None, None, (path,), size_of(path))
+        inside_another = any(parent.name.startswith(".") and parent.suffix == ".tmp" for parent in path.parents)
+        if not inside_another and _is_quiet(path, now):
+            yield Garbage(LEFTOVER, None, None, (path,), size_of(path))
+
+
+def _is_quiet(path: Path, now: float) -> bool:
+    """Whether nothing of it was written in the last hour."""
+    newest = max((part.lstat().st_mtime for part in (path, *path.rglob("*"))), default=now)
+    return now - newest > QUIET_S

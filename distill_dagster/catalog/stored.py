@@ -21,6 +21,7 @@ class Kind(StrEnum):
     STUDENTS = "students"
     BASES = "bases"
     PREDICTIONS = "predictions"
+    HARNESS = "harness"
     EVALUATIONS = "evaluations"
     VARIANTS = "variants"
 
@@ -35,7 +36,7 @@ class StoredVersion:
 
     Attributes:
         name: the partition or the student; None where there is one artifact of the kind.
-        version: for predictions, their key.
+        version: for predictions and outcomes of the harness, their key.
         path: its Parquet file, or its folder.
         current: whether readers see this one.
     """

@@ -8,7 +8,12 @@ from rich.table import Table
 from rich.text import Text
 
 from distill_dagster.evaluation.across.compare import compare_evaluations
-from distill_dagster.evaluation.across.findings import difference_text, measure_label, metric_against
+from distill_dagster.evaluation.across.findings import (
+    difference_text,
+    measure_label,
+    metric_against,
+    not_compared_text,
+)
 from distill_dagster.evaluation.across.model import ComparedMeasure, EvaluationComparison, Side, Timeline, TimelineEntry
 from distill_dagster.evaluation.across.page import fact_text, render_comparison
 from distill_dagster.evaluation.across.stored import SHORT, find_evaluation
@@ -40,10 +45,12 @@ def print_comparison(comparison: EvaluationComparison, out: Path | None, *, as_j
     The JSON is an `EvaluationComparison` and "page", all of it a contract: "format": 1, "distillation", "a" and "b"
     (name, student, version, current, written_at, dataset_version, student_version, base_version, teacher_version,
     spec_hash, code_version, test_rows, report), "findings", "changes" (what, a, b), "rows" (both, groups, only_a,
-    only_b, other_text, other_reference, other_teacher_answer, changed_answers), "measures" (table, name, label,
-    description, unit, higher_is_better, against, verdict, and the estimates a, b and difference, which is b - a: value,
-    low, high, n, n_clusters, method, confidence), "not_compared" (table, name, why), "examples" (measure, table, and
-    regressions, gains and others: prompt_id, sample, a, b), "confidence", "seed", "page" (a path or null).
+    only_b, other_text, other_reference, other_teacher_answer, changed_answers), "held_out_rows" (the same of held-out
+    partitions, or null), "measures" (table, name, label, description, unit, higher_is_better, against, verdict, and the
+    estimates a, b and difference, which is b - a: value, low, high, n, n_clusters, method, confidence; table is
+    quality, fidelity, health, held_out_quality, held_out_fidelity, judge or harness), "not_compared" (table, name,
+    why), "examples" (measure, table, and regressions, gains and others: prompt_id, sample, a, b), "confidence", "seed",
+    "page" (a path or null).
     """
     console = Console(highlight=False)
     if as_json:
@@ -55,7 +62,7 @@ def print_comparison(comparison: EvaluationComparison, out: Path | None, *, as_j
     console.print()
     console.print(_measures_table(comparison))
     for left_out in comparison.not_compared:
-        console.print(Text(f"not compared: {left_out.name} ({left_out.table}), {left_out.why}", style="dim"))
+        console.print(Text(f"not compared: {not_compared_text(left_out)}", style="dim"), soft_wrap=True)
     console.print()
     for sentence in _row_sentences(comparison):
         console.print(Text(sentence), soft_wrap=True)
@@ -147,6 +154,11 @@ def _row_sentences(comparison: EvaluationComparison) -> list[str]:
     }
     if any(left_out.values()):
         told.append(f"Not compared: {', '.join(f'{count(n)} {what}' for what, n in left_out.items() if n)}.")
+    if (away := comparison.held_out_rows) is not None:
+        told.append(
+            f"{count(away.both)} held-out rows have the same prompt in both; "
+            f"{count(away.changed_answers)} of their answers changed."
+        )
     partly = {"reference": rows.other_reference, "answer of the teacher": rows.other_teacher_answer}
     told += [
         f"{count(n)} rows have another {what}: left out of what compares with it." for what, n in partly.items() if n

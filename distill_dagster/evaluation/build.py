@@ -21,8 +21,14 @@ from distill_dagster.evaluation.golden import (
     golden_versions,
     require_current_golden,
 )
-from distill_dagster.evaluation.harness import harness_models, harness_sources, require_harness, run_harness
-from distill_dagster.evaluation.harness_table import HarnessTable
+from distill_dagster.evaluation.harness import (
+    HarnessFindings,
+    harness_models,
+    harness_sources,
+    require_harness,
+    run_harness,
+)
+from distill_dagster.evaluation.harness_files import outcome_inputs
 from distill_dagster.evaluation.inputs import HeldOutInputs
 from distill_dagster.evaluation.judged import judge_answers
 from distill_dagster.evaluation.metadata import metric_plot_markdown, summary_markdown
@@ -246,9 +252,10 @@ def _evaluate(
         apart = _predict(distillation, subjects, away, work / "held_out", launch)
         held_out = HeldOutInputs(away, apart.generated, apart.fidelity)
     golden = golden_inputs(distillation, subjects, work / "golden", launch, purses.of(Asking.GOLDEN_ANSWERS))
+    harness = _run_harness(distillation, subjects, test, work, launch)
     evaluation = dataclasses.replace(
         evaluation_inputs(distillation, subjects, test, predicted, held_out, golden),
-        harness=_run_harness(distillation, subjects, test, work, launch),
+        harness=harness.table if harness is not None else None,
         judged=judge_answers(distillation, test, predicted.generated, launch, purses.of(Asking.JUDGE), turn),
     )
     if embedders:
@@ -267,7 +274,7 @@ def _evaluate(
             asset=f"evaluation/{student}",
             version=version,
             build_key=key,
-            inputs=inputs,
+            inputs=inputs | (outcome_inputs(harness.outcomes) if harness is not None else {}),
             spec_hash=spec_hash(distillation.spec),
             counts={"test_rows": len(test)}
             | ({"held_out_rows": len(away)} if away is not None else {})
@@ -310,7 +317,7 @@ def _predict(
 
 def _run_harness(
     distillation: Distillation, subjects: Subjects, test: pl.DataFrame, work: Path, launch: Launch
-) -> HarnessTable | None:
+) -> HarnessFindings | None:
     """What the harness says of the models that answered the test rows."""
     if distillation.spec.evaluation.harness is None:
         return None

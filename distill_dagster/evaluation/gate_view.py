@@ -9,7 +9,7 @@ from distill_dagster import drawing as draw
 from distill_dagster.evaluation.formatting import UNDEFINED, count, number, shortened
 from distill_dagster.evaluation.gate import Decision, Status
 from distill_dagster.evaluation.model import GateVerdict, System
-from distill_dagster.evaluation.verdict import OVERALL
+from distill_dagster.golden.rows import OVERALL
 
 VERDICTS: Mapping[Status, str] = {Status.PASS: "Pass", Status.FAIL: "Fail", Status.INCONCLUSIVE: "Inconclusive"}
 _PLAIN: Mapping[Status, str] = {

@@ -41,6 +41,18 @@ class HarnessModel:
     version: str
 
 
+@dataclass(frozen=True)
+class HarnessFindings:
+    """What the harness said of an evaluation's models.
+
+    Attributes:
+        outcomes: by system, the key of the stored outcome that its numbers come from.
+    """
+
+    table: HarnessTable
+    outcomes: Mapping[str, str]
+
+
 def harness_sources(distillation: Distillation) -> dict[str, str]:
     """SHA-256 (hex) of every file that decides the declared tasks, by path, for a build key; empty without tasks.
 
@@ -73,11 +85,11 @@ def harness_models(wanted: Iterable[Wanted], versions: Mapping[str, str]) -> lis
 
 def run_harness(
     distillation: Distillation, models: Sequence[HarnessModel], work: Path, launch: Launch
-) -> HarnessTable | None:
-    """The table of all models on the declared tasks, of which only what is not stored is run now; None without tasks.
+) -> HarnessFindings | None:
+    """All models on the declared tasks, of which only what is not stored is run now; None without tasks.
 
     Args:
-        models: in the order of the columns.
+        models: in the order of the table's columns.
         work: scratch that outlives a crash; what lies in its `harness` folder from one is taken over.
         launch: how the worker is started.
 
@@ -105,7 +117,8 @@ def run_harness(
         )
         run_job(job, launch, on_poll=lambda: publish_outcomes(distillation, absent, out))
     outcomes = read_outcomes(distillation, wanted)
-    return harness_table(outcomes, spec, System.STUDENT, distillation.spec.evaluation.confidence, DEFAULT_SEED)
+    table = harness_table(outcomes, spec, System.STUDENT, distillation.spec.evaluation.confidence, DEFAULT_SEED)
+    return HarnessFindings(table, {one.system: one.run.key for one in wanted})
 
 
 def _tasks(distillation: Distillation, spec: HarnessSpec) -> list[HarnessTask]:

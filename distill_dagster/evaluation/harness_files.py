@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from distill_dagster.errors import EvaluationError
-from distill_dagster.evaluation.prediction_files import is_whole
+from distill_dagster.evaluation.prediction_files import torn_or_missing
 from distill_dagster.jobs import RESULT_FILE, HarnessResult, HarnessRun, PredictModel
 from distill_dagster.lineage.builds import build_key
 from distill_dagster.lineage.manifests import Manifest, spec_hash, write_manifest
@@ -82,15 +82,18 @@ def harness_folder(distillation: Distillation, key: str) -> Path:
     return distillation.files.asset(FOLDER) / key
 
 
+def outcome_inputs(outcomes: Mapping[str, str]) -> dict[str, str]:
+    """How an evaluation's manifest names its outcomes among its inputs: `harness/<system>` and the key.
+
+    Args:
+        outcomes: keys by system.
+    """
+    return {f"{FOLDER}/{system}": key for system, key in outcomes.items()}
+
+
 def missing_outcomes(distillation: Distillation, wanted: Iterable[HarnessWanted]) -> list[HarnessWanted]:
-    """Those not stored, one of each key; a folder with a torn or missing file is removed and counts as not stored."""
-    found: dict[str, HarnessWanted] = {}
-    for one in wanted:
-        folder = harness_folder(distillation, one.run.key)
-        if not is_whole(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-            found.setdefault(one.run.key, one)
-    return list(found.values())
+    """Those that are not stored; see `torn_or_missing`."""
+    return torn_or_missing(distillation.files.asset(FOLDER), wanted, lambda one: one.run.key)
 
 
 def publish_outcomes(distillation: Distillation, wanted: Iterable[HarnessWanted], work: Path) -> None:

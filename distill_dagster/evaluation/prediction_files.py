@@ -4,19 +4,18 @@ The key hashes all that decides them: the model, the rows as they are read, how 
 that fidelity is measured against. Evaluations of several students so share their base, the teacher and one another.
 """
 
-import hashlib
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 
 from distill_dagster.errors import StorageError
 from distill_dagster.jobs import RESULT_FILE, ModelResult, Prediction, PredictModel
 from distill_dagster.lineage.builds import build_key
-from distill_dagster.lineage.manifests import Manifest, read_manifest, spec_hash, write_manifest
+from distill_dagster.lineage.manifests import Manifest, altered_files, spec_hash, write_manifest
 from distill_dagster.project import Distillation
 from distill_dagster.storage import new_folder, read_json
 
@@ -25,6 +24,7 @@ STAGE_NUMBER = 2
 GENERATED_FILE = "generated.parquet"
 FIDELITY_FILE = "fidelity.parquet"
 BASELINES_FILE = "baselines.parquet"
+_T = TypeVar("_T")
 ANSWERED_COLUMNS = ("prompt_id", "sample", "messages", "teacher_messages", "completion_ids")
 READ_COLUMNS = (*ANSWERED_COLUMNS, "completion")
 """What decides a prediction, without and with reading the teacher's answers."""
@@ -82,23 +82,25 @@ def prediction_folder(distillation: Distillation, key: str) -> Path:
 
 
 def missing(distillation: Distillation, wanted: Iterable[Wanted]) -> list[Wanted]:
-    """Those that are not stored, one of each key; a folder with a torn or missing file is removed and counts as not."""
-    found: dict[str, Wanted] = {}
+    """Those that are not stored; see `torn_or_missing`."""
+    return torn_or_missing(distillation.files.asset(FOLDER), wanted, lambda one: one.prediction.key)
+
+
+def torn_or_missing(home: Path, wanted: Iterable[_T], key: Callable[[_T], str]) -> list[_T]:
+    """Those without a folder `home/<key>`, one of each key; a folder with a torn or missing file is removed first."""
+    found: dict[str, _T] = {}
     for one in wanted:
-        folder = prediction_folder(distillation, one.prediction.key)
-        if not is_whole(folder):
+        folder = home / key(one)
+        if not _is_whole(folder):
             shutil.rmtree(folder, ignore_errors=True)
-            found.setdefault(one.prediction.key, one)
+            found.setdefault(key(one), one)
     return list(found.values())
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether a published prediction is there with every file as its manifest says."""
-    if not folder.is_dir():
-        return False
+def _is_whole(folder: Path) -> bool:
+    """Whether a published folder is there with a result, and every file as its manifest says."""
     try:
-        files: dict[str, str] = read_manifest(folder)["files"]
-        return RESULT_FILE in files and all(_sha256(folder / name) == known for name, known in files.items())
+        return (folder / RESULT_FILE).is_file() and not altered_files(folder)
     except (StorageError, OSError, KeyError):
         return False
 
@@ -147,8 +149,3 @@ def _manifest(distillation: Distillation, wanted: Wanted) -> Manifest:
         spec_hash=spec_hash(distillation.spec),
         details={"model": wanted.prediction.model.name, "settings": dict(wanted.settings)},
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,7 +3,7 @@
 from functools import lru_cache
 
 import polars as pl
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Template
 
 from distill_dagster.evaluation import formatting
 from distill_dagster.evaluation.cost import SECONDS, USD
@@ -19,9 +19,9 @@ from distill_dagster.evaluation.model import (
     answering,
     companion_name,
 )
-from distill_dagster.evaluation.page import basis, without_controls
+from distill_dagster.evaluation.page import page_environment, without_controls
 from distill_dagster.evaluation.plots import bar_plot, interval_plot, loss_plot
-from distill_dagster.evaluation.statistics import BOOTSTRAP_MIN_CLUSTERS, BOOTSTRAP_RESAMPLES, Estimate
+from distill_dagster.evaluation.statistics import Estimate
 from distill_dagster.evaluation.trade import find_trade, payer
 from distill_dagster.evaluation.view import Timings, cards, side_by_side, student_facts
 from distill_dagster.metrics import metric_label
@@ -71,34 +71,18 @@ def render_html(report: EvaluationReport, predictions: pl.DataFrame, measurement
 
 @lru_cache(maxsize=1)
 def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("distill_dagster.evaluation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals.update(
-        BOOTSTRAP_MIN_CLUSTERS=BOOTSTRAP_MIN_CLUSTERS,
-        BOOTSTRAP_RESAMPLES=BOOTSTRAP_RESAMPLES,
+    environment = page_environment(
         COUNT_BASELINES=COUNT_BASELINES,
         PERPLEXITY=PERPLEXITY,
         SECONDS=SECONDS,
         System=System,
         USD=USD,
-        UNDEFINED=formatting.UNDEFINED,
-        UNIT_LABELS=formatting.UNIT_LABELS,
         system_label=formatting.system_label,
         other_label=_other_label,
-        count=formatting.count,
         dollars=formatting.dollars,
-        number=formatting.number,
-        quantity=formatting.quantity,
-        interval=formatting.interval,
         parameters=formatting.parameters,
         payer=payer,
         size=formatting.size,
-        basis=basis,
         method_label=lambda estimate: formatting.METHOD_LABELS[estimate.method],
         verdict=_verdict,
     )

@@ -1,11 +1,13 @@
 """Means, rates and paired differences with intervals that respect clusters of related rows.
 
 Rows of one group are not independent, so whole groups are resampled (bootstrap) or make up the degrees of
-freedom (t). Every statistic here is a ratio of sums over rows, or a difference of two: a mean is Σx/Σ1, a rate
-per token Σhits/Σtokens, a perplexity the exponential of Σnats/Σtokens. What is undefined is None, never 0.
+freedom (t). The bootstrap's ends are expanded percentiles, which cover as often as t does where values are normal.
+Every statistic here is a ratio of sums over rows, or a difference of two: a mean is Σx/Σ1, a rate per token
+Σhits/Σtokens, a perplexity the exponential of Σnats/Σtokens. What is undefined is None, never 0.
 
 Sources: Cameron & Miller, "A Practitioner's Guide to Cluster-Robust Inference" (2015); Miller, "Adding Error
-Bars to Evals" (2024); Cochran, "Sampling Techniques" (1977), section 6 for the linearised variance of a ratio.
+Bars to Evals" (2024); Cochran, "Sampling Techniques" (1977), section 6 for the linearised variance of a ratio;
+Hesterberg, "What Teachers Should Know About the Bootstrap" (The American Statistician, 2015) for expanded percentiles.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +17,7 @@ from typing import TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtrit
+from scipy.special import ndtr, stdtrit
 
 BOOTSTRAP_MIN_CLUSTERS = 50
 BOOTSTRAP_RESAMPLES = 10_000
@@ -148,6 +150,19 @@ def paired_ratio_difference(
     return _estimate([a, b], clusters, confidence, seed)
 
 
+def expanded_tail(confidence: float, freedom: float, narrowness: float) -> float:
+    """The share of resamples that a bootstrap interval leaves out at each end.
+
+    Plain percentiles lie too close together: G groups drawn from themselves vary by (G - 1)/G of the unbiased variance,
+    and their tails are the normal's where t's are due. With 50 groups 95 % intervals would cover 94.2 % of the time.
+
+    Args:
+        freedom: degrees of freedom of the t that is due.
+        narrowness: the unbiased variance of the statistic over the variance of its replicates, G/(G - 1).
+    """
+    return float(ndtr(-np.sqrt(narrowness) * stdtrit(freedom, (1 + confidence) / 2)))
+
+
 def perplexity_estimate(
     nats: Values,
     tokens: Values,
@@ -238,7 +253,7 @@ def _t_interval(value: float, influence: Floats, confidence: float) -> tuple[flo
 def _bootstrap_interval(
     ratios: list[_Ratio], confidence: float, rng: np.random.Generator, curve: Curve
 ) -> tuple[float, float] | None:
-    """Percentile interval over resampled clusters; None where a resample may have nothing to divide by."""
+    """Expanded percentiles over resampled clusters; None where a resample may have nothing to divide by."""
     n_clusters = len(ratios[0].numerators)
     step = max(1, _DRAWS_AT_ONCE // n_clusters)
     replicates: list[Floats] = []
@@ -250,7 +265,7 @@ def _bootstrap_interval(
             return None
         values = [curve.at(r.numerators[drawn].sum(axis=1) / b) for r, b in zip(ratios, bottoms, strict=True)]
         replicates.append(values[0] - values[1] if len(values) > 1 else values[0])
-    tail = (1 - confidence) / 2
+    tail = expanded_tail(confidence, n_clusters - 1, n_clusters / (n_clusters - 1))
     low, high = np.quantile(np.concatenate(replicates), [tail, 1 - tail])
     return float(low), float(high)
 

@@ -1,7 +1,8 @@
 """The same statistic on two sets of rows that share no group, and the difference of the two.
 
 Nothing pairs the rows of one set with those of the other, so each has its own error and the two add up. With 50 groups
-or more on both sides the groups of each are resampled apart; below, the interval is Welch's t over groups.
+or more on both sides the groups of each are resampled apart, and the ends are percentiles expanded to the reach of
+Welch's t; below, the interval is Welch's t over groups.
 
 Sources: Welch, "The generalization of Student's problem when several different population variances are involved"
 (Biometrika, 1947); Cochran, "Sampling Techniques" (1977), section 6 for the linearised variance of a ratio.
@@ -22,6 +23,7 @@ from distill_dagster.evaluation.statistics import (
     Estimate,
     Floats,
     Method,
+    expanded_tail,
 )
 
 _DRAWS_AT_ONCE = 4_000_000
@@ -84,13 +86,18 @@ def unpaired_difference(a: Side, b: Side, confidence: float, seed: int, curve: C
     replicates = [_replicates(one, rng, curve) for one in sums]
     if replicates[0] is None or replicates[1] is None:
         return result(value, None, Method.NO_DATA)
-    tail = (1 - confidence) / 2
+    replicated = sum(side.variance * (side.groups - 1) / side.groups for side in (left, right))
+    tail = expanded_tail(confidence, _freedom(left, right), (left.variance + right.variance) / replicated)
     low, high = np.quantile(replicates[0] - replicates[1], [tail, 1 - tail])
     return result(value, (float(low), float(high)), Method.CLUSTER_BOOTSTRAP)
 
 
 def difference_of(a: Estimate, b: Estimate) -> Estimate:
-    """The difference of two estimates with t intervals over groups that they do not share."""
+    """The difference of two estimates as if they shared no group, from the reach of their intervals.
+
+    n and groups are those of both sides. Where rows are shared after all and are answered alike, it is wider than the
+    paired difference's interval.
+    """
     n, n_groups = a.n + b.n, a.n_clusters + b.n_clusters
     if a.value is None or b.value is None:
         return Estimate(None, None, None, n, n_groups, Method.NO_DATA, a.confidence)
@@ -125,11 +132,11 @@ def _spread(sums: Sequence[Term], curve: Curve) -> _Spread:
 
 
 def _spread_of(estimate: Estimate, value: float) -> _Spread:
-    """From the reach of its t interval; one without has no known variance."""
+    """From half the width of its interval, which is t times its error; one without has no known variance."""
     groups = estimate.n_clusters
-    if estimate.high is None:
+    if estimate.low is None or estimate.high is None:
         return _Spread(value, 0.0, groups)
-    error = (estimate.high - value) / float(stdtrit(groups - 1, (1 + estimate.confidence) / 2))
+    error = (estimate.high - estimate.low) / 2 / float(stdtrit(groups - 1, (1 + estimate.confidence) / 2))
     return _Spread(value, error**2, groups)
 
 
@@ -142,11 +149,15 @@ def _welch(a: _Spread, b: _Spread, confidence: float) -> tuple[tuple[float, floa
         return None, Method.TOO_FEW_CLUSTERS
     if _is_constant(a, b):
         return None, Method.NO_VARIANCE
-    variance = a.variance + b.variance
-    freedom = variance**2 / (a.variance**2 / (a.groups - 1) + b.variance**2 / (b.groups - 1))
-    reach = float(stdtrit(freedom, (1 + confidence) / 2) * np.sqrt(variance))
+    reach = float(stdtrit(_freedom(a, b), (1 + confidence) / 2) * np.sqrt(a.variance + b.variance))
     value = a.value - b.value
     return (value - reach, value + reach), Method.WELCH_T
+
+
+def _freedom(a: _Spread, b: _Spread) -> float:
+    """Welch and Satterthwaite's degrees of freedom."""
+    parts = a.variance**2 / (a.groups - 1) + b.variance**2 / (b.groups - 1)
+    return float((a.variance + b.variance) ** 2 / parts)
 
 
 def _replicates(sums: Sequence[Term], rng: np.random.Generator, curve: Curve) -> Floats | None:

@@ -9,10 +9,10 @@ from distill_dagster.evaluation.model import GateVerdict, System
 from distill_dagster.evaluation.multiplicity import alpha_of_look
 from distill_dagster.evaluation.predictions import KEY, vs_reference
 from distill_dagster.golden.looks import Look
+from distill_dagster.golden.rows import OVERALL
 from distill_dagster.metrics import metric_label
 from distill_dagster.spec.evaluation import GateSpec
 
-OVERALL = "all rows"
 _SAID: Mapping[Status, str] = {Status.PASS: "Passed", Status.FAIL: "Failed", Status.INCONCLUSIVE: "Inconclusive"}
 _OPENINGS = ("Pass: ", "Fail: ", "Not decided: ")  # of a decision's reason; said once before
 

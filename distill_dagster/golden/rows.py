@@ -13,6 +13,8 @@ from distill_dagster.spec.golden import GoldenSetSpec
 from distill_dagster.spec.prompts import PromptsSpec
 
 FLAGS = {"slice": pl.String, "verified": pl.Boolean}
+OVERALL = "all rows"
+"""What a verdict calls the rows of all slices together; no slice may be called so."""
 _SHOWN = 10
 _SAID = {"true": True, "false": False}
 
@@ -64,6 +66,8 @@ def _problem(row: dict[str, Any], golden: GoldenSetSpec) -> str | None:
         return f"column {golden.verified!r} must be true or false (seen: {row.get(golden.verified)!r})"
     if golden.slice is not None and not _is_filled(row.get(golden.slice)):
         return f"no slice in column {golden.slice!r}; give every row one"
+    if golden.slice is not None and text_of(row[golden.slice]) == OVERALL:
+        return f"the slice in column {golden.slice!r} is {OVERALL!r}, as all slices together are called; rename it"
     return None
 
 

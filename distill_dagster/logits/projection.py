@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any, cast
 
 import torch
@@ -10,11 +9,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+
+from distill_dagster.teachers.local.shared_prefix import serves_every_row, shared_tokens
 
 CHUNK_TOKENS = 1024
-# a shorter common beginning is not worth a pass of its own
-MIN_SHARED_TOKENS = 8
 
 
 @dataclass(frozen=True)
@@ -61,23 +59,9 @@ def collate(prompts: Sequence[list[int]], completions: Sequence[list[int]], *, s
     return CompletionBatch(torch.tensor(prompts[0][:shared], dtype=torch.long), input_ids, target)
 
 
-def shared_tokens(prompts: Sequence[list[int]]) -> int:
-    """How many tokens all prompts begin with, 0 where reading them apart would not pay.
-
-    Each prompt keeps at least its last token for itself.
-    """
-    if len(prompts) < 2:
-        return 0
-    lowest, highest = min(prompts), max(prompts)  # whatever these two share, all between them share
-    alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(lowest, highest, strict=False)))
-    common = min(alike, min(map(len, prompts)) - 1)
-    return common if common >= MIN_SHARED_TOKENS else 0
-
-
 def can_share_prefix(model: PreTrainedModel) -> bool:
-    """Whether a cache of this model's can stand in for tokens that were read before: full attention in every layer."""
-    layers = DynamicCache(config=model.config).layers
-    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+    """Whether a cache of this model's can stand in for tokens that were read before."""
+    return serves_every_row(DynamicCache(config=model.config))
 
 
 def hidden_before(model: PreTrainedModel, batch: CompletionBatch) -> Tensor:

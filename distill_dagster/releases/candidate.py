@@ -10,10 +10,10 @@ from distill_dagster.errors import EvaluationError, ReleaseWithheldError, Storag
 from distill_dagster.evaluation.build import asset_of as evaluation_asset
 from distill_dagster.evaluation.gate import Status
 from distill_dagster.evaluation.model import GateVerdict, Versions
-from distill_dagster.evaluation.verdict import OVERALL
 from distill_dagster.evaluation.write import REPORT_JSON_FILE
 from distill_dagster.golden.build import ASSET as GOLDEN_SET
 from distill_dagster.golden.build import golden_version
+from distill_dagster.golden.rows import OVERALL
 from distill_dagster.lineage.manifests import altered_files, read_manifest
 from distill_dagster.project import Distillation
 from distill_dagster.releases.model import Reason

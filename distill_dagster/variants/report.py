@@ -6,12 +6,11 @@ from functools import lru_cache
 from typing import Any
 
 import polars as pl
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Template
 from markupsafe import Markup
 
 from distill_dagster.evaluation import formatting
-from distill_dagster.evaluation.page import basis, shown_text, without_controls
-from distill_dagster.evaluation.statistics import BOOTSTRAP_MIN_CLUSTERS, BOOTSTRAP_RESAMPLES
+from distill_dagster.evaluation.page import page_environment, shown_text, without_controls
 from distill_dagster.metrics import metric_label
 from distill_dagster.variants.formatting import interval, shown
 from distill_dagster.variants.make import DECLARED
@@ -60,29 +59,15 @@ def render_html(report: VariantsReport, scored: pl.DataFrame) -> str:
 
 @lru_cache(maxsize=1)
 def _template() -> Template:
-    loaders = [PackageLoader("distill_dagster.variants"), PackageLoader("distill_dagster.evaluation")]
-    environment = Environment(
-        loader=ChoiceLoader(loaders),  # the style sheet is the evaluation report's
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["unbroken"] = _unbroken
-    environment.globals.update(
-        BOOTSTRAP_MIN_CLUSTERS=BOOTSTRAP_MIN_CLUSTERS,
-        BOOTSTRAP_RESAMPLES=BOOTSTRAP_RESAMPLES,
+    environment = page_environment(
+        "distill_dagster.variants",
         DECLARED=DECLARED,
-        UNDEFINED=formatting.UNDEFINED,
-        METHOD_LABELS=formatting.METHOD_LABELS,
-        count=formatting.count,
-        number=formatting.number,
         shown=shown,
         interval=interval,
-        basis=basis,
         verdict=_verdict,
         changed=_changed,
     )
+    environment.filters["unbroken"] = _unbroken
     return environment.get_template(TEMPLATE)
 
 

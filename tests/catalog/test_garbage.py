@@ -98,6 +98,27 @@ def test_leftovers_go_once_they_are_quiet(changing: History) -> None:
     assert (old.exists(), batch.exists(), fresh.exists()) == (False, False, True)
 
 
+def test_outcomes_of_the_harness_stay_while_an_evaluation_names_them(changing: History) -> None:
+    """Those of an evaluation that goes, and those that none names, go with it once they are quiet."""
+    faq, (first, second, _) = changing.faq, changing.datasets
+    named, replaced, orphan, fresh = "1a" * 16, "2a" * 16, "3a" * 16, "4a" * 16
+    faq.evaluation(second, NEW, "e2" * 16, outcomes={"student": replaced, "base": named})
+    faq.evaluation(first, OLD, "e3" * 16, outcomes={"student": named})
+    folders = [faq.harness_outcome(key, OLD) for key in (named, replaced, orphan, fresh)]
+    for folder in folders[:3]:
+        for path in (*folder.iterdir(), folder):
+            os.utime(path, (path.stat().st_mtime - HOURS_AGO,) * 2)
+
+    recorded = found(changing)
+    forget_builds(changing, "evaluation")
+    forgotten = found(changing)
+
+    assert {version for kind, _, version in recorded if kind == "harness"} == {orphan}
+    assert {version for kind, _, version in forgotten if kind == "harness"} == {orphan, replaced}
+    faq.json("gc", "faq")
+    assert [folder.exists() for folder in folders] == [True, False, False, True]
+
+
 def test_not_while_it_runs(changing: History) -> None:
     markers = changing.project.home / "faq" / ".work" / "running"
     markers.mkdir(parents=True)

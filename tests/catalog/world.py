@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from distill_dagster.cli import main
 from distill_dagster.dataset.build import DatasetBuild, build_dataset
+from distill_dagster.evaluation.harness_files import outcome_inputs
 from distill_dagster.evaluation.predictions import BASE_COLUMNS
 from distill_dagster.evaluation.write import PREDICTIONS_FILE, REPORT_HTML_FILE, REPORT_JSON_FILE
 from distill_dagster.lineage.builds import BuildRecord, Builds
@@ -102,15 +104,23 @@ class World:
             Builds(self.home).adopt(BuildRecord(key, "student", version, inputs))
         return folder / version
 
-    def evaluation(self, dataset: DatasetBuild, student: str, version: str, *, name: str = "sft") -> Path:
-        """An evaluation of a student version, current."""
+    def evaluation(
+        self,
+        dataset: DatasetBuild,
+        student: str,
+        version: str,
+        *,
+        name: str = "sft",
+        outcomes: Mapping[str, str] | None = None,
+    ) -> Path:
+        """An evaluation of a student version, current; `outcomes` are keys of the harness's by system."""
         rows = pl.read_parquet(dataset.folder / "test.parquet")
         given = rows.select("prompt_id", "sample", "text", prediction="completion").with_columns(
             model=pl.lit("student"), split=pl.lit("test")
         )
         absent = [pl.lit(None, kind).alias(name) for name, kind in BASE_COLUMNS.items() if name not in given.columns]
         predictions = given.with_columns(absent).select(list(BASE_COLUMNS))
-        inputs = {"student": student, "dataset": dataset.version, "base": "ba" * 16}
+        inputs = {"student": student, "dataset": dataset.version, "base": "ba" * 16} | outcome_inputs(outcomes or {})
         key, folder = f"key-{version}", self.distillation.files.asset(f"evaluations/{name}")
         with new_folder(folder / version) as aside:
             predictions.write_parquet(aside / PREDICTIONS_FILE)
@@ -123,6 +133,14 @@ class World:
         write_current(folder, Current(version, key))
         Builds(self.home).adopt(BuildRecord(key, "evaluation", version, inputs))
         return folder / version
+
+    def harness_outcome(self, key: str, model: str) -> Path:
+        """What the harness found out of a model."""
+        folder = self.distillation.files.asset("harness") / key
+        with new_folder(folder) as aside:
+            write_json(aside / "result.json", {})
+            write_manifest(aside, Manifest(self.name, "harness", key, key, {"model": model, "tasks": "7a"}, "5e" * 32))
+        return folder
 
     def release(self, version: str, *, name: str = "sft") -> None:
         write_json(self.distillation.files.asset("releases") / f"{name}.json", {"student_version": version})

@@ -95,8 +95,8 @@ def test_json_is_a_contract(
     content = json.loads(result.stdout)
     assert content["format"] == 1
     assert list(content) == [
-        *("format", "distillation", "a", "b", "findings", "changes", "rows", "measures", "not_compared", "examples"),
-        *("confidence", "seed", "page"),
+        *("format", "distillation", "a", "b", "findings", "changes", "rows", "held_out_rows", "measures"),
+        *("not_compared", "examples", "confidence", "seed", "page"),
     ]
     assert set(content["a"]) == set(content["b"]) == SIDE
     assert (content["a"]["version"], content["b"]["version"]) == (a.version, b.version)

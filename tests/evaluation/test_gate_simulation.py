@@ -24,6 +24,7 @@ from benchmarks.gate_scenarios import (
     simulate,
     yes_no,
 )
+from distill_dagster.evaluation import statistics
 from distill_dagster.evaluation.gate import GateRule, GoldenScores, Status, decide
 from distill_dagster.evaluation.statistics import Method, mean_estimate, paired_difference
 
@@ -138,9 +139,13 @@ def test_with_enough_rows_nearly_every_verdict_is_right(
         (20, True, Method.CLUSTER_T),
         (20, False, Method.CLUSTER_T),
         (50, True, Method.CLUSTER_BOOTSTRAP),
+        (200, True, Method.CLUSTER_BOOTSTRAP),
     ],
 )
-def test_the_reports_intervals_cover_at_the_stated_rate(count: int, paired: bool, method: Method) -> None:
+def test_the_reports_intervals_cover_at_the_stated_rate(
+    count: int, paired: bool, method: Method, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statistics, "BOOTSTRAP_RESAMPLES", 1_000)
     rng, experiments, loss = np.random.default_rng(SEED), 1_000, 0.1
     truth = -loss if paired else 0.5 - loss / 2
     covered = 0

@@ -139,9 +139,9 @@ class Bench:
             )
             for system, path in models.items()
         ]
-        table = run_harness(self.distillation, asked, self.root / "work", launch or self.launch)
-        assert table is not None
-        return table
+        found = run_harness(self.distillation, asked, self.root / "work", launch or self.launch)
+        assert found is not None
+        return found.table
 
     def samples(self, system: str) -> pl.DataFrame:
         """The rows of a stored outcome."""

@@ -9,6 +9,7 @@ from distill_dagster.errors import EvaluationError, WorkerError
 from distill_dagster.evaluation.build import EvaluationBuild, build_evaluation, evaluation_current
 from distill_dagster.jobs import HarnessJob, Job
 from distill_dagster.lifeline import Termination
+from distill_dagster.lineage.manifests import read_manifest
 from distill_dagster.worker import read_job, run
 from tests.evaluation.recomputing import run as run_script
 from tests.evaluation.recomputing import scripts
@@ -72,6 +73,13 @@ def test_an_evaluation_runs_its_tasks_once(bench: HarnessBench) -> None:
     assert "which_answer: acc" in page
     assert [type(job).__name__ for job in bench.all_jobs] == ["PredictJob", "HarnessJob"]
     assert isinstance(bench.all_jobs[1], HarnessJob)
+
+    # what its manifest leads to
+    named = {name: key for name, key in read_manifest(first.folder)["inputs"].items() if name.startswith("harness/")}
+    assert list(named) == ["harness/base", "harness/student", "harness/teacher"]
+    kept = bench.distillation.files.asset("harness")
+    assert {path.name for path in kept.iterdir()} == set(named.values())
+    assert bench.samples("student first").parent.name == named["harness/student"]
 
     # the documented script
     student, base = bench.samples("student first"), bench.samples("base of first")

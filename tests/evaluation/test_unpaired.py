@@ -58,7 +58,7 @@ def test_many_groups_are_resampled_apart() -> None:
 
     welch = scipy.stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
     assert found.method == Method.CLUSTER_BOOTSTRAP
-    assert ends(found) == pytest.approx((welch.low, welch.high), abs=0.005)
+    assert ends(found) == pytest.approx((welch.low, welch.high), abs=0.001)
     assert found == unpaired_difference(side(a, "a"), side(b, "b"), 0.95, 17)
 
 
@@ -75,6 +75,19 @@ def test_a_rate_and_the_change_of_a_difference() -> None:
 
     assert found.value == pytest.approx(0.0)  # both come to 14 / 18 - 7 / 18
     assert ends(found)[1] > ends(same)[1] > 0
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+def test_resampled_apart_it_reaches_as_far_as_welchs_interval(confidence: float) -> None:
+    rng = np.random.default_rng(4)
+    shares = []
+    for _ in range(20):
+        a, b = rng.normal(0, 0.3, 50), rng.normal(0, 0.1, 80)
+        low, high = ends(unpaired_difference(side(a, "a"), side(b, "b"), confidence, 17))
+        welch = scipy.stats.ttest_ind(a, b, equal_var=False).confidence_interval(confidence)
+        shares.append((high - low) / (welch.high - welch.low))
+
+    assert np.mean(shares) == pytest.approx(1, abs=0.01)
 
 
 @pytest.mark.parametrize("groups", [5, 12])

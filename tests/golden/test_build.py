@@ -76,6 +76,7 @@ def test_the_version_follows_the_rows_and_nothing_else(declare: Declare) -> None
         ({"verified": "perhaps"}, r"golden.jsonl:1: column 'verified' must be true or false \(seen: 'perhaps'\)"),
         ({"verified": None}, r"golden.jsonl:1: column 'verified' must be true or false \(seen: None\)"),
         ({"language": None}, r"golden.jsonl:1: no slice in column 'language'; give every row one"),
+        ({"language": "all rows"}, r"golden.jsonl:1: the slice in column 'language' is 'all rows', as all slices"),
         ({"q": " "}, r"golden.jsonl:1: empty prompt"),
     ],
 )

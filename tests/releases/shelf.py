@@ -13,9 +13,9 @@ from distill_dagster.evaluation.build import asset_of as evaluation_asset
 from distill_dagster.evaluation.build import evaluation_build_key
 from distill_dagster.evaluation.gate import Decision, Status
 from distill_dagster.evaluation.model import EvaluationReport, GateVerdict, Versions
-from distill_dagster.evaluation.verdict import OVERALL
 from distill_dagster.evaluation.write import REPORT_JSON_FILE, evaluation_version, write_evaluation
 from distill_dagster.golden.build import build_golden_set
+from distill_dagster.golden.rows import OVERALL
 from distill_dagster.lineage.builds import BuildRecord, Builds
 from distill_dagster.lineage.manifests import Manifest, read_manifest, spec_hash, write_manifest
 from distill_dagster.lineage.model_digest import digest_model

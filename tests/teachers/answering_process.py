@@ -13,7 +13,7 @@ from pathlib import Path
 
 from distill_dagster.process import peak_memory_bytes
 from distill_dagster.project import find_project
-from distill_dagster.teachers.anthropic import batching
+from distill_dagster.teachers.anthropic import batch_parts, batching
 from distill_dagster.teachers.outputs import build_outputs, make_teacher
 from distill_dagster.worker_process import no_launch
 
@@ -43,7 +43,7 @@ def main() -> None:
     batching.FIRST_POLL_S = batching.LONGEST_POLL_S = 0.02
     batching.GRACE_S = 0.5
     if parts:
-        batching.MOST_REQUESTS = int(parts[0])
+        batch_parts.MOST_REQUESTS = int(parts[0])
     distillation = find_project(project).distillation(name)
     teacher = make_teacher(distillation, no_launch)
     __import__("anthropic")

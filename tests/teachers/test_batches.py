@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from distill_dagster.project import Distillation
-from distill_dagster.teachers.anthropic import batching, transport
+from distill_dagster.teachers.anthropic import batch_parts, batching, transport
 from distill_dagster.teachers.outputs import read_outputs
 from distill_dagster.teachers.store.budget import Budget
 from distill_dagster.teachers.store.ledger import BatchState, Ledger
@@ -71,13 +71,13 @@ def test_answers_serve_both_transports(declare: Declare, claude: AnthropicServer
 def test_a_batch_is_split_by_count_and_by_size(
     declare: Declare, claude: AnthropicServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batching, "MOST_REQUESTS", 8)
+    monkeypatch.setattr(batch_parts, "MOST_REQUESTS", 8)
     distillation = declare(spec(BATCHES), rows__jsonl=rows(20))
     answer(distillation)
     assert [len(batch.requests) for batch in claude.batches] == [8, 8, 3]
 
-    monkeypatch.setattr(batching, "MOST_REQUESTS", 1000)
-    monkeypatch.setattr(batching, "MOST_BYTES", 2_000)
+    monkeypatch.setattr(batch_parts, "MOST_REQUESTS", 1000)
+    monkeypatch.setattr(batch_parts, "MOST_BYTES", 2_000)
     answer(declare(spec(BATCHES), rows__jsonl=rows(40)))
     sizes = [len(batch.requests) for batch in claude.batches[3:]]
     assert sum(sizes) == 20

@@ -7,7 +7,7 @@ import torch
 
 from distill_dagster.errors import TeacherError
 from distill_dagster.jobs import ModelRef
-from distill_dagster.teachers.local import generation
+from distill_dagster.teachers.local import shared_prefix
 from distill_dagster.teachers.local.chat_model import ChatModel, load_chat_model
 from distill_dagster.teachers.local.generation import StopReason, generate
 
@@ -86,7 +86,7 @@ def test_what_prompts_share_is_read_once_and_changes_no_answer(chat: ChatModel, 
     shared = [{"role": "system", "content": "Answer shortly, and kindly, as you always do."}]
     asked = [chat.encode([*shared, {"role": "user", "content": question}]) for question in QUESTIONS]
     together = generate(chat, asked, max_tokens=24)
-    monkeypatch.setattr(generation, "MIN_SHARED_TOKENS", 10_000)
+    monkeypatch.setattr(shared_prefix, "MIN_SHARED_TOKENS", 10_000)
     assert generate(chat, asked, max_tokens=24) == together
 
 

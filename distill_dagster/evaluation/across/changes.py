@@ -42,6 +42,8 @@ def _facts(one: StoredEvaluation) -> Mapping[str, Any]:
             "primary_metric": report.primary_metric,
             "gate": report.gate and report.gate.model_dump(),
             "confidence": report.confidence,
+            "judge": sorted({f"{one.judge}: {one.rubric}" for one in report.judge}),
+            "harness": report.harness and report.harness.harness,
         },
         "spec_hash": report.identity.spec_hash,
         "code_version": one.code_version,

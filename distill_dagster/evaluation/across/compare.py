@@ -1,9 +1,12 @@
 """Compares two stored evaluations, or lists all of them: from files alone, no model is loaded."""
 
 from distill_dagster.errors import EvaluationError
+from distill_dagster.evaluation.across.away import compare_held_out
 from distill_dagster.evaluation.across.changes import changes
 from distill_dagster.evaluation.across.examples import choose_examples
 from distill_dagster.evaluation.across.findings import findings
+from distill_dagster.evaluation.across.harness import compare_harnesses
+from distill_dagster.evaluation.across.judge import compare_judges
 from distill_dagster.evaluation.across.measures import against, compare_measures
 from distill_dagster.evaluation.across.model import (
     EvaluationComparison,
@@ -26,7 +29,7 @@ def compare_evaluations(
 
     Raises:
         EvaluationError: no prompt is in both.
-        StorageError: the predictions of one cannot be read.
+        StorageError: the predictions, verdicts or harness's rows of one cannot be read.
     """
     paired = pair(a.predictions(), b.predictions())
     if paired.rows.both == 0:
@@ -34,7 +37,14 @@ def compare_evaluations(
             f"{distillation.name}: {a.name} and {b.name} have no row with the same prompt "
             f"({paired.rows.other_text} have the same id and another text); evaluate both on the same test split"
         )
-    measures, not_compared = compare_measures(a.report, b.report, paired)
+    away, held_out_rows = compare_held_out(a, b)
+    parts = [
+        compare_measures(a.report, b.report, paired),
+        away,
+        compare_judges(a, b, paired),
+        compare_harnesses(a, b),
+    ]
+    measures = [measure for part in parts for measure in part.measures]
     left, right = _side(a), _side(b)
     comparison = EvaluationComparison(
         distillation=distillation.name,
@@ -43,8 +53,9 @@ def compare_evaluations(
         findings=findings(left, right, paired.rows, measures, b.report.primary_metric),
         changes=changes(a, b),
         rows=paired.rows,
+        held_out_rows=held_out_rows,
         measures=measures,
-        not_compared=not_compared,
+        not_compared=[one for part in parts for one in part.not_compared],
         examples=choose_examples(b.report, measures, paired),
         confidence=b.report.confidence,
         seed=DEFAULT_SEED,

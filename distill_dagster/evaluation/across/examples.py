@@ -3,7 +3,7 @@
 import polars as pl
 
 from distill_dagster.evaluation.across.measures import comparable, score_column
-from distill_dagster.evaluation.across.model import ComparedMeasure, Examples, ScoredRow
+from distill_dagster.evaluation.across.model import ComparedMeasure, ComparedTable, Examples, ScoredRow
 from distill_dagster.evaluation.across.pairing import Paired
 from distill_dagster.evaluation.across.stored_report import StoredReport
 from distill_dagster.evaluation.predictions import KEY
@@ -13,6 +13,7 @@ from distill_dagster.spec.metrics import MACRO_F1
 REGRESSIONS = 10
 GAINS = 5
 OTHERS = 5
+_BY_ROW: tuple[ComparedTable, ...] = ("quality", "fidelity")
 
 
 def choose_examples(report: StoredReport, measures: list[ComparedMeasure], paired: Paired) -> Examples:
@@ -40,7 +41,7 @@ def choose_examples(report: StoredReport, measures: list[ComparedMeasure], paire
 
 
 def _scorer(primary: str, measures: list[ComparedMeasure]) -> ComparedMeasure | None:
-    scores = [one for one in measures if one.unit == "score" and one.table != "health" and one.name != MACRO_F1]
+    scores = [one for one in measures if one.table in _BY_ROW and one.unit == "score" and one.name != MACRO_F1]
     return min(scores, key=lambda one: one.name != primary, default=None)
 
 

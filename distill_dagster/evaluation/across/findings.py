@@ -2,7 +2,14 @@
 
 from collections.abc import Sequence
 
-from distill_dagster.evaluation.across.model import Against, ComparedMeasure, SharedRows, Side
+from distill_dagster.evaluation.across.model import (
+    Against,
+    ComparedMeasure,
+    ComparedTable,
+    NotCompared,
+    SharedRows,
+    Side,
+)
 from distill_dagster.evaluation.formatting import (
     METHOD_LABELS,
     UNIT_LABELS,
@@ -12,6 +19,16 @@ from distill_dagster.evaluation.formatting import (
     rows_in_groups,
 )
 
+HELD_OUT_TABLES: tuple[ComparedTable, ...] = ("held_out_quality", "held_out_fidelity")
+TABLE_NAMES: dict[ComparedTable, str] = {
+    "quality": "quality",
+    "fidelity": "fidelity",
+    "health": "health",
+    "held_out_quality": "held-out quality",
+    "held_out_fidelity": "held-out fidelity",
+    "judge": "judge",
+    "harness": "harness",
+}
 _SAID = {
     "better": "{b} is better than {a} on {what}",
     "worse": "{b} is worse than {a} on {what}",
@@ -21,8 +38,9 @@ _SAID = {
 
 
 def findings(a: Side, b: Side, rows: SharedRows, measures: Sequence[ComparedMeasure], primary: str) -> list[str]:
-    """What changed on the main measures, and how many answers did."""
-    main = [one for one in measures if one.name in (primary, "forward_kl", "top1") and one.verdict is not None]
+    """What changed on the main measures and in the judge's eyes, and how many answers did."""
+    names = (primary, "forward_kl", "top1")
+    main = [one for one in measures if (one.name in names or one.table == "judge") and one.verdict is not None]
     sentences = [_sentence(a, b, one) for one in main]
     sentences.append(
         f"{count(rows.changed_answers)} of {count(rows.both)} answers differ, on the rows whose prompt both have."
@@ -31,8 +49,14 @@ def findings(a: Side, b: Side, rows: SharedRows, measures: Sequence[ComparedMeas
 
 
 def measure_label(measure: ComparedMeasure) -> str:
-    """`ROUGE-L vs reference`; what is no text metric by its name alone."""
-    return metric_against(measure.label, measure.against if measure.unit == "score" else None)
+    """`ROUGE-L vs reference`; what is no text metric by its name alone; with `, held out` where it is on such rows."""
+    label = metric_against(measure.label, measure.against if measure.unit == "score" else None)
+    return f"{label}, held out" if measure.table in HELD_OUT_TABLES else label
+
+
+def not_compared_text(one: NotCompared) -> str:
+    """`chrF (quality): measured in A only`."""
+    return f"{one.name} ({TABLE_NAMES[one.table]}): {one.why}"
 
 
 def metric_against(label: str, against: Against | None) -> str:

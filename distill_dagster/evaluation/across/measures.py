@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from distill_dagster.evaluation.across.model import Against, ComparedMeasure, NotCompared, Verdict
+from distill_dagster.evaluation.across.model import Against, ComparedMeasure, ComparedTable, NotCompared, Part, Verdict
 from distill_dagster.evaluation.across.pairing import Paired
 from distill_dagster.evaluation.across.stored_report import TABLES, StoredMeasure, StoredReport, TableName
 from distill_dagster.evaluation.headlines import is_better
@@ -25,9 +25,7 @@ _HEALTH = {
 }
 
 
-def compare_measures(
-    a: StoredReport, b: StoredReport, paired: Paired
-) -> tuple[list[ComparedMeasure], list[NotCompared]]:
+def compare_measures(a: StoredReport, b: StoredReport, paired: Paired) -> Part:
     """Every measure that either report has: compared, or why it is not.
 
     What compares with a human reference or with the teacher is compared on the rows where that text is the same.
@@ -46,22 +44,40 @@ def compare_measures(
                     continue
                 why = "no comparable row has it on both sides"
             left_out.append(NotCompared(table=table, name=name, why=why))
-    return compared, left_out
+    return Part(compared, left_out)
 
 
-def score_column(table: TableName, name: str) -> str:
+def as_compared(table: ComparedTable, measure: Measure, compared_with: Against | None = None) -> ComparedMeasure:
+    """A measure of the systems `A` and `B` with the verdict that follows from their difference."""
+    difference = measure.comparison(B, A) or measure.systems[B]  # the latter where there are no rows
+    return ComparedMeasure(
+        table=table,
+        name=measure.name,
+        label=measure.label,
+        description=measure.description,
+        unit=measure.unit,
+        higher_is_better=measure.higher_is_better,
+        against=compared_with,
+        a=measure.systems[A],
+        b=measure.systems[B],
+        difference=difference,
+        verdict=_verdict(measure),
+    )
+
+
+def score_column(table: ComparedTable, name: str) -> str:
     """The column with a text metric's score."""
     return vs_reference(name) if table == "quality" else vs_teacher(name)
 
 
-def against(table: TableName, name: str, report: StoredReport) -> Against | None:
+def against(table: ComparedTable, name: str, report: StoredReport) -> Against | None:
     """What a measure compares an answer with; None where it judges the answer alone."""
     if table == "fidelity" or name == "length_ratio":
         return "teacher"
     return "reference" if table == "quality" and name in report.measures("fidelity") else None
 
 
-def comparable(table: TableName, name: str, report: StoredReport, paired: Paired) -> pl.Series:
+def comparable(table: ComparedTable, name: str, report: StoredReport, paired: Paired) -> pl.Series:
     """Which rows may be compared on a measure: those whose text to compare with is the same on both sides."""
     match against(table, name, report):
         case "teacher":
@@ -133,20 +149,7 @@ def _compare(table: TableName, stored: StoredMeasure, report: StoredReport, pair
     measure = _measure(
         Scored(pl.concat(rows, how="vertical_relaxed"), report.confidence, DEFAULT_SEED), stored, columns
     )
-    difference = measure.comparison(B, A) or measure.systems[B]  # the latter where there are no rows
-    return ComparedMeasure(
-        table=table,
-        name=measure.name,
-        label=measure.label,
-        description=measure.description,
-        unit=measure.unit,
-        higher_is_better=measure.higher_is_better,
-        against=against(table, stored.name, report),
-        a=measure.systems[A],
-        b=measure.systems[B],
-        difference=difference,
-        verdict=_verdict(measure),
-    )
+    return as_compared(table, measure, against(table, stored.name, report))
 
 
 def _measure(scored: Scored, stored: StoredMeasure, columns: Sequence[pl.Expr]) -> Measure:

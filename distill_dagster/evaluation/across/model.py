@@ -1,7 +1,8 @@
 """What a comparison across time says: the content of `distill compare … --json`."""
 
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import JsonValue
 
@@ -10,7 +11,9 @@ from distill_dagster.evaluation.model import ReportModel, SampleRow, Unit
 from distill_dagster.evaluation.statistics import Estimate
 
 FORMAT = 1
+EVERY_MEASURE = "every measure"
 Against = Literal["reference", "teacher"]
+ComparedTable: TypeAlias = TableName | Literal["held_out_quality", "held_out_fidelity", "judge", "harness"]
 Verdict = Literal["better", "worse", "undecided", "equal"]
 
 
@@ -72,13 +75,14 @@ class ComparedMeasure(ReportModel):
     """One measure of both students on the same rows.
 
     Attributes:
+        name: of a judge's win rate the opponent, of a harness's task `task/metric` and its filter where it has one.
         against: what it compares with; None where it judges the answer alone.
-        difference: paired, `b` - `a`.
+        difference: `b` - `a`, paired; of a harness's task unpaired (`welch_t`) where its rows cannot be paired.
         verdict: of B against A, where the whole interval is on one side of zero; `equal` where no row differs; None
             where neither direction is better or nothing can be said.
     """
 
-    table: TableName
+    table: ComparedTable
     name: str
     label: str
     description: str
@@ -92,11 +96,37 @@ class ComparedMeasure(ReportModel):
 
 
 class NotCompared(ReportModel):
-    """A measure that one of the reports has and this comparison has not."""
+    """A measure that one of the reports has and this comparison has not.
 
-    table: TableName
+    Attributes:
+        name: of the measure, or `EVERY_MEASURE` where a report has none of the table.
+    """
+
+    table: ComparedTable
     name: str
     why: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """Measures of some tables of two reports: those compared, and those not."""
+
+    measures: list[ComparedMeasure]
+    not_compared: list[NotCompared]
+
+
+def lacking(table: ComparedTable, why: str) -> Part:
+    """Nothing of a table is compared.
+
+    Args:
+        why: e.g. `no judge in A`.
+    """
+    return Part([], [NotCompared(table=table, name=EVERY_MEASURE, why=why)])
+
+
+def sides_without(a: object, b: object) -> str:
+    """`A` or `B`, whichever is None, or `A and B`."""
+    return " and ".join(side for side, part in (("A", a), ("B", b)) if part is None)
 
 
 class ScoredRow(SampleRow):
@@ -116,14 +146,18 @@ class Examples(ReportModel):
     """
 
     measure: str | None
-    table: TableName | None
+    table: ComparedTable | None
     regressions: list[ScoredRow]
     gains: list[ScoredRow]
     others: list[ScoredRow]
 
 
 class EvaluationComparison(ReportModel):
-    """Two stored evaluations on the rows that both have."""
+    """Two stored evaluations on the rows that both have.
+
+    Attributes:
+        held_out_rows: what became of the rows of held-out partitions; None where a side has none.
+    """
 
     format: int = FORMAT
     distillation: str
@@ -132,6 +166,7 @@ class EvaluationComparison(ReportModel):
     findings: list[str]
     changes: list[Change]
     rows: SharedRows
+    held_out_rows: SharedRows | None
     measures: list[ComparedMeasure]
     not_compared: list[NotCompared]
     examples: Examples

@@ -7,22 +7,25 @@ from functools import lru_cache
 from typing import Any
 
 import polars as pl
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Template
 from pydantic import JsonValue
 
 from distill_dagster.evaluation import formatting
-from distill_dagster.evaluation.across.findings import measure_label
-from distill_dagster.evaluation.across.model import EvaluationComparison, ScoredRow
+from distill_dagster.evaluation.across.findings import measure_label, not_compared_text
+from distill_dagster.evaluation.across.model import ComparedTable, EvaluationComparison, ScoredRow
 from distill_dagster.evaluation.across.pairing import TEACHER_ANSWER, Paired
-from distill_dagster.evaluation.page import basis, shown_text, without_controls
+from distill_dagster.evaluation.page import page_environment, shown_text, without_controls
 from distill_dagster.evaluation.predictions import KEY
-from distill_dagster.evaluation.statistics import BOOTSTRAP_MIN_CLUSTERS, BOOTSTRAP_RESAMPLES
 
 TEMPLATE = "compare.html.j2"
-TABLE_TITLES = {
+TABLE_TITLES: dict[ComparedTable, str] = {
     "quality": "Quality, against human references where a metric needs one",
     "fidelity": "Fidelity, against the teacher",
     "health": "Health of the texts",
+    "held_out_quality": "Held-out partitions: quality",
+    "held_out_fidelity": "Held-out partitions: fidelity",
+    "judge": "Judged in pairs",
+    "harness": "Tasks of lm-evaluation-harness",
 }
 
 
@@ -64,6 +67,7 @@ def render_comparison(comparison: EvaluationComparison, paired: Paired) -> str:
         gains=texts.examples(chosen.gains),
         others=texts.examples(chosen.others),
         scored_by=texts.scored_by,
+        tables_shown={one.table for one in comparison.measures},
     )
     return without_controls(source)
 
@@ -77,26 +81,7 @@ def fact_text(value: JsonValue) -> str:
 
 @lru_cache(maxsize=1)
 def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("distill_dagster.evaluation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals.update(
-        BOOTSTRAP_MIN_CLUSTERS=BOOTSTRAP_MIN_CLUSTERS,
-        BOOTSTRAP_RESAMPLES=BOOTSTRAP_RESAMPLES,
-        METHOD_LABELS=formatting.METHOD_LABELS,
-        UNDEFINED=formatting.UNDEFINED,
-        UNIT_LABELS=formatting.UNIT_LABELS,
-        count=formatting.count,
-        quantity=formatting.quantity,
-        interval=formatting.interval,
-        basis=basis,
-        fact=fact_text,
-    )
-    return environment.get_template(TEMPLATE)
+    return page_environment(fact=fact_text, not_compared_text=not_compared_text).get_template(TEMPLATE)
 
 
 class _Texts:

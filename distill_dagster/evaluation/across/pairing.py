@@ -9,6 +9,7 @@ from distill_dagster.evaluation.model import System
 from distill_dagster.evaluation.predictions import KEY
 
 TEACHER_ANSWER = "teacher_answer"
+BASE_ANSWER = "base_answer"
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,8 @@ class Paired:
     """The two students' rows on the prompts that both answered.
 
     Attributes:
-        a, b: predictions columns and `teacher_answer`, row by row of the same prompt; groups are B's on both sides.
+        a, b: predictions columns, `teacher_answer` and `base_answer`, row by row of the same prompt; groups are B's on
+            both sides.
         same_reference, same_teacher: whether a row has the same reference, or answer of the teacher, on both sides.
         rows: what became of all rows.
     """
@@ -26,6 +28,11 @@ class Paired:
     same_reference: pl.Series
     same_teacher: pl.Series
     rows: SharedRows
+
+    @property
+    def same_base(self) -> pl.Series:
+        """Whether a row has the same answer of the undistilled base on both sides."""
+        return _equal(self.a, self.b, BASE_ANSWER)
 
     @property
     def changed(self) -> pl.Series:
@@ -54,10 +61,12 @@ def pair(a: pl.DataFrame, b: pl.DataFrame) -> Paired:
 
 
 def _student(predictions: pl.DataFrame) -> pl.DataFrame:
-    """The student's rows with the teacher's answer to each."""
-    teacher = predictions.filter(pl.col("model") == System.TEACHER.value)
-    answers = teacher.select(*KEY, pl.col("prediction").alias(TEACHER_ANSWER))
-    return predictions.filter(pl.col("model") == System.STUDENT.value).join(answers, on=KEY, how="left")
+    """The student's rows with the teacher's and the base's answer to each."""
+    rows = predictions.filter(pl.col("model") == System.STUDENT.value)
+    for system, column in ((System.TEACHER, TEACHER_ANSWER), (System.BASE, BASE_ANSWER)):
+        other = predictions.filter(pl.col("model") == system.value)
+        rows = rows.join(other.select(*KEY, pl.col("prediction").alias(column)), on=KEY, how="left")
+    return rows
 
 
 def _equal(a: pl.DataFrame, b: pl.DataFrame, column: str) -> pl.Series:

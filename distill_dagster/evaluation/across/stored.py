@@ -9,7 +9,10 @@ from pydantic import ValidationError
 
 from distill_dagster.errors import EvaluationError, StorageError
 from distill_dagster.evaluation.across.stored_report import StoredReport
-from distill_dagster.evaluation.write import PREDICTIONS_FILE, REPORT_HTML_FILE, REPORT_JSON_FILE
+from distill_dagster.evaluation.harness_files import FOLDER as HARNESS
+from distill_dagster.evaluation.harness_files import SAMPLES_FILE
+from distill_dagster.evaluation.model import System
+from distill_dagster.evaluation.write import JUDGEMENTS_FILE, PREDICTIONS_FILE, REPORT_HTML_FILE, REPORT_JSON_FILE
 from distill_dagster.lineage.manifests import MANIFEST_FILE, read_manifest
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.splits import Split
@@ -17,6 +20,19 @@ from distill_dagster.storage import read_current, read_json
 
 CURRENT = "current"
 SHORT = 8
+
+
+@dataclass(frozen=True)
+class StoredOutcome:
+    """What a model reached in the harness's tasks, row by row.
+
+    Attributes:
+        tasks: hash of all files that decide the tasks.
+        samples: SAMPLES_SCHEMA columns.
+    """
+
+    tasks: str
+    samples: pl.DataFrame
 
 
 @dataclass(frozen=True)
@@ -48,20 +64,32 @@ class StoredEvaluation:
         """Its page."""
         return self.folder / REPORT_HTML_FILE
 
-    def predictions(self) -> pl.DataFrame:
-        """Its rows of the test split, which all of its tables are about; files without `split` have no others.
+    def predictions(self, split: Split = Split.TEST) -> pl.DataFrame:
+        """Its rows of a split; files without `split` have those of the test split alone.
 
         Raises:
             StorageError: the file is missing or torn.
         """
-        path = self.folder / PREDICTIONS_FILE
-        try:
-            rows = pl.read_parquet(path)
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise StorageError(f"{path}: cannot be read ({error}); materialise the evaluation again") from None
+        rows = _rows(self.folder / PREDICTIONS_FILE)
         if "split" not in rows.columns:
-            return rows.with_columns(split=pl.lit(Split.TEST.value))
-        return rows.filter(pl.col("split") == Split.TEST.value)
+            rows = rows.with_columns(split=pl.lit(Split.TEST.value))
+        return rows.filter(pl.col("split") == split.value)
+
+    def judgements(self) -> pl.DataFrame:
+        """Its judge's verdicts, two rows a pair (see `judgement_rows`).
+
+        Raises:
+            StorageError: the file is missing or torn.
+        """
+        return _rows(self.folder / JUDGEMENTS_FILE)
+
+    def outcome(self) -> StoredOutcome | None:
+        """The student's rows in the harness's tasks; None where its outcome is not named or not stored."""
+        key = read_manifest(self.folder)["inputs"].get(f"{HARNESS}/{System.STUDENT}")
+        folder = self.folder.parents[2] / HARNESS / str(key)
+        if key is None or not (folder / SAMPLES_FILE).is_file():
+            return None
+        return StoredOutcome(read_manifest(folder)["inputs"]["tasks"], _rows(folder / SAMPLES_FILE))
 
 
 def stored_evaluations(distillation: Distillation) -> list[StoredEvaluation]:
@@ -105,6 +133,13 @@ def find_evaluation(distillation: Distillation, reference: str) -> StoredEvaluat
     if found:
         raise EvaluationError(f"{name}: more than one evaluation of {student!r} {which}; write more of {_told(found)}")
     raise EvaluationError(f"{name}: no evaluation of {student!r} {which}; write one of {_told(own)}")
+
+
+def _rows(path: Path) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise StorageError(f"{path}: cannot be read ({error}); materialise the evaluation again") from None
 
 
 def _read(folder: Path) -> StoredEvaluation:

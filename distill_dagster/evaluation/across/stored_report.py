@@ -64,6 +64,42 @@ class StoredMeasure(_Stored):
     systems: dict[str, Estimate]
 
 
+class StoredJudge(_Stored):
+    """What a judge said of the student against one opponent."""
+
+    opponent: str
+    judge: str
+    rubric: str
+
+
+class StoredHarnessRow(_Stored):
+    """One metric of one task of the harness."""
+
+    task: str
+    task_version: str | None
+    shots: int
+    metric: str
+    filter: str
+    higher_is_better: bool | None
+    systems: dict[str, Estimate]
+
+
+class StoredHarness(_Stored):
+    """What the harness said."""
+
+    harness: str
+    limit: int | None
+    chat_template: bool
+    rows: list[StoredHarnessRow]
+
+
+class StoredHeldOut(_Stored):
+    """The measures on held-out partitions."""
+
+    quality: list[StoredMeasure]
+    fidelity: list[StoredMeasure]
+
+
 class StoredGate(_Stored):
     """The acceptable loss as declared, and the verdict."""
 
@@ -81,6 +117,9 @@ class StoredReport(_Stored):
     quality: list[StoredMeasure]
     fidelity: list[StoredMeasure]
     health: list[StoredMeasure]
+    held_out: StoredHeldOut | None = None
+    judge: list[StoredJudge] = []
+    harness: StoredHarness | None = None
     gate: StoredGate | None = None
     training: StoredTraining
     confidence: float
@@ -89,3 +128,10 @@ class StoredReport(_Stored):
         """A table's rows by name."""
         rows: list[StoredMeasure] = getattr(self, table)
         return {row.name: row for row in rows}
+
+    def on_held_out(self) -> "StoredReport | None":
+        """The same report with the tables of held-out partitions for its own; None where none are held out."""
+        if self.held_out is None:
+            return None
+        tables = {"quality": self.held_out.quality, "fidelity": self.held_out.fidelity, "health": []}
+        return self.model_copy(update=tables)

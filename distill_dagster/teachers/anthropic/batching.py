@@ -16,6 +16,7 @@ import polars as pl
 
 from distill_dagster.errors import BudgetError, TeacherError, UnavailableError
 from distill_dagster.progress import Progress, report, tell
+from distill_dagster.teachers.anthropic.batch_parts import batch_sized
 from distill_dagster.teachers.anthropic.batch_results import Intake
 from distill_dagster.teachers.anthropic.batches import (
     BatchClient,
@@ -34,9 +35,6 @@ from distill_dagster.teachers.store.ledger import Batch, BatchState, Ledger, now
 from distill_dagster.teachers.store.responses import ResponseStore
 
 STAGE = "teacher_batches"
-# The provider takes 100,000 requests and 256 MB; smaller batches keep memory flat, and one that expires loses less.
-MOST_REQUESTS = 10_000
-MOST_BYTES = 32 * 1024 * 1024
 # How long a batch may take to show up in the provider's list after it was sent.
 GRACE_S = 60.0
 CLOCK_SKEW_MS = 15 * 60 * 1000
@@ -240,7 +238,7 @@ class Batching:
         if not found.missing:
             return None
         report(Progress(STAGE, 0, self._total, "answers", {"at_most_usd": found.most_microusd / MICRO}))
-        for part in _batch_sized(open_requests(self._store, requests), self._overhead_bytes()):
+        for part in batch_sized(open_requests(self._store, requests), self._overhead_bytes()):
             stopped = self._submit_part(client, part)
             if stopped:
                 return stopped
@@ -329,21 +327,3 @@ class Batching:
         """Bytes of a request beside its conversation."""
         body = self._teacher.requests.body('[{"content":"","role":"user"}]')
         return len(json.dumps({"custom_id": "0" * 64, "params": body})) + 128
-
-
-def _batch_sized(chunks: Iterator[pl.DataFrame], overhead_bytes: int) -> Iterator[pl.DataFrame]:
-    """The same requests, cut and joined into parts that fit into one batch by number and size."""
-    gathered: list[pl.DataFrame] = []
-    rows = size = 0
-    for chunk in chunks:
-        start = 0
-        for end, own in enumerate(chunk["messages"].str.len_bytes().to_list(), start=1):
-            bytes_ = own + overhead_bytes
-            if rows and (rows == MOST_REQUESTS or size + bytes_ > MOST_BYTES):
-                gathered.append(chunk.slice(start, end - 1 - start))
-                yield pl.concat(gathered)
-                gathered, start, rows, size = [], end - 1, 0, 0
-            rows, size = rows + 1, size + bytes_
-        gathered.append(chunk.slice(start))
-    if rows:
-        yield pl.concat(gathered)

@@ -9,21 +9,18 @@ still fall differently when a prompt shares its batch with other prompts; caller
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import takewhile
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from distill_dagster.errors import TeacherError
 from distill_dagster.teachers.local.chat_model import ChatModel
+from distill_dagster.teachers.local.shared_prefix import serves_every_row, shared_tokens
 
 # finished rows leave the batch only when they are at least this share of it: leaving copies the key-value cache
 DROP_SHARE = 0.125
-# a shorter common beginning is not worth a pass of its own
-MIN_SHARED_TOKENS = 8
 
 
 class StopReason(StrEnum):
@@ -138,28 +135,19 @@ def _decode(
 
 
 def _read_shared_prefix(chat: ChatModel, rows: list[_Row], cache: Any) -> int:
-    """Reads what all prompts begin with (system prompt, few-shot examples) once into the cache, for every row.
+    """Reads what all prompts begin with once into the cache, for every row.
 
     Returns:
-        How many tokens that were; 0 where sharing would not pay, or where some layer is no full attention: padding
-        lies between the prefix and a shorter prompt's rest, which a window or a recurrent state would count.
+        How many tokens that were; 0 where sharing would not pay or the cache cannot serve every row.
     """
-    shared = _common_length([row.prompt for row in rows])
-    plain = bool(cache.layers) and all(type(layer) is DynamicLayer for layer in cache.layers)
-    if shared < MIN_SHARED_TOKENS or len(rows) == 1 or not plain:
+    shared = shared_tokens([row.prompt for row in rows]) if serves_every_row(cache) else 0
+    if not shared:
         return 0
     ids = torch.tensor([rows[0].prompt[:shared]], device=chat.device)
     mask = torch.ones_like(ids)
     _forward(chat, ids, mask, mask.cumsum(-1) - 1, cache)
     cache.batch_repeat_interleave(len(rows))
     return shared
-
-
-def _common_length(prompts: list[list[int]]) -> int:
-    """How many tokens all prompts begin with; always leaves each at least its last token."""
-    lowest, highest = min(prompts), max(prompts)  # whatever these two share, all between them share
-    common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(lowest, highest, strict=False)))
-    return min(common, min(map(len, prompts)) - 1)
 
 
 def _forward(chat: ChatModel, input_ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:

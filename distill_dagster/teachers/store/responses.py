@@ -7,29 +7,21 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from polars.datatypes import DataType, DataTypeClass
 from sqlalchemy import Connection, Engine, func, select
 
 from distill_dagster.teachers.protocol import Response, ResponseStatus, TeacherIdentity
 from distill_dagster.teachers.store.database import insert_new, open_database, open_to_read, reading, writing
+from distill_dagster.teachers.store.frames import STORED, Kinds, answers_frame
 from distill_dagster.teachers.store.schema import batch_requests, responses
 
 CHUNK = 10_000
 
-FETCHED: dict[str, DataType | DataTypeClass] = {
-    "request_key": pl.String,
-    "status": pl.String,
-    "stop_reason": pl.String,
-    "completion": pl.String,
-    "thinking": pl.String,
-    "token_ids": pl.List(pl.Int32),
-    "input_tokens": pl.Int64,
-    "output_tokens": pl.Int64,
-    "cost_microusd": pl.Int64,
-    "cache_write_tokens": pl.Int64,
-    "cache_read_tokens": pl.Int64,
-    "detail": pl.String,
-}
+_COLUMNS = (
+    *("request_key", "status", "stop_reason", "text", "thinking", "token_ids", "input_tokens", "output_tokens"),
+    *("cost_microusd", "cache_write_tokens", "cache_read_tokens", "detail"),
+)
+FETCHED: Kinds = {"completion" if name == "text" else name: STORED[name] for name in _COLUMNS}
+"""What curation needs of an answer; its text is the completion."""
 
 
 class ResponseStore:
@@ -107,10 +99,12 @@ class ResponseStore:
 
     def fetch(self, keys: pl.Series) -> pl.DataFrame:
         """The stored answers of the keys (columns FETCHED), sorted by request key; keys without one are left out."""
-        frames = [pl.DataFrame(schema=FETCHED)]
+        frames = [answers_frame([], FETCHED)]
+        wanted = select(*(responses.c[name] for name in _COLUMNS))
         with reading(self.engine) as connection:
             for chunk in _chunks(keys):
-                frames.append(_frame(connection, chunk))
+                rows = connection.execute(wanted.where(responses.c.request_key.in_(chunk))).all()
+                frames.append(answers_frame(rows, FETCHED))
         return pl.concat(frames).sort("request_key")
 
     def add_in(
@@ -166,29 +160,6 @@ def _row(answer: Response) -> dict[str, Any]:
 def _storable(text: str | None) -> str | None:
     """A text without NUL, which PostgreSQL cannot hold; the same on every database, so that versions are."""
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}") if text else text
-
-
-def _frame(connection: Connection, keys: list[str]) -> pl.DataFrame:
-    wanted = select(
-        responses.c.request_key,
-        responses.c.status,
-        responses.c.stop_reason,
-        responses.c.text.label("completion"),
-        responses.c.thinking,
-        responses.c.token_ids,
-        responses.c.input_tokens,
-        responses.c.output_tokens,
-        responses.c.cost_microusd,
-        responses.c.cache_write_tokens,
-        responses.c.cache_read_tokens,
-        responses.c.detail,
-    ).where(responses.c.request_key.in_(keys))
-    rows = connection.execute(wanted).all()
-    columns = {name: [row[index] for row in rows] for index, name in enumerate(FETCHED)}
-    columns["token_ids"] = [
-        None if ids is None else np.frombuffer(ids, dtype="<i4").tolist() for ids in columns["token_ids"]
-    ]
-    return pl.DataFrame(columns, schema=FETCHED)
 
 
 def _chunks(keys: pl.Series) -> Iterator[list[str]]:

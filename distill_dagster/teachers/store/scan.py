@@ -1,42 +1,18 @@
 """The response store as an Arrow stream, for whoever reads all of it; nothing is held but one batch."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
-from polars.datatypes import DataType, DataTypeClass
 from sqlalchemy import make_url, select
 
 from distill_dagster.teachers.store.database import open_database, reading
+from distill_dagster.teachers.store.frames import STORED, Kinds, answers_frame
 from distill_dagster.teachers.store.schema import responses
 
 BATCH_ROWS = 4_096
-SCANNED: dict[str, DataType | DataTypeClass] = {
-    "request_key": pl.String,
-    "provider": pl.String,
-    "model": pl.String,
-    "identity": pl.String,
-    "status": pl.String,
-    "stop_reason": pl.String,
-    "text": pl.String,
-    "thinking": pl.String,
-    "content": pl.String,
-    "token_ids": pl.List(pl.Int32),
-    "input_tokens": pl.Int64,
-    "output_tokens": pl.Int64,
-    "cost_microusd": pl.Int64,
-    "cache_write_tokens": pl.Int64,
-    "cache_read_tokens": pl.Int64,
-    "detail": pl.String,
-    "response_id": pl.String,
-    "transport": pl.String,
-    "client_version": pl.String,
-    "created_at": pl.String,
-}
-
 FACTS = (
     *("provider", "model", "identity", "status", "stop_reason", "input_tokens", "output_tokens", "cost_microusd"),
     *("transport", "client_version", "created_at"),
@@ -47,9 +23,9 @@ FACTS = (
 class ResponsesScan:
     """All stored answers; a new stream each time it is read. A store that was never made has none."""
 
-    def __init__(self, url: str, columns: Sequence[str] = tuple(SCANNED)) -> None:
+    def __init__(self, url: str, columns: Sequence[str] = tuple(STORED)) -> None:
         """Args:
-        columns: which of SCANNED; `request_key` is always the first.
+        columns: which of STORED; `request_key` is always the first.
         """
         self._url = url
         self._kinds = _kinds(columns)
@@ -64,7 +40,7 @@ class ResponsesScan:
             return
         after = ""
         while rows := self._page(after):
-            yield from _arrow(_frame(rows, self._kinds)).cast(self._schema).to_batches()
+            yield from _arrow(answers_frame(rows, self._kinds)).cast(self._schema).to_batches()
             after = rows[-1][0]
 
     def _page(self, after: str) -> Sequence[Any]:
@@ -74,9 +50,9 @@ class ResponsesScan:
             return connection.execute(wanted.order_by(responses.c.request_key).limit(BATCH_ROWS)).all()
 
 
-def _kinds(columns: Iterable[str]) -> dict[str, DataType | DataTypeClass]:
+def _kinds(columns: Iterable[str]) -> Kinds:
     """The columns with their types, the request key first."""
-    return {name: SCANNED[name] for name in ("request_key", *columns)}
+    return {name: STORED[name] for name in ("request_key", *columns)}
 
 
 def _exists(url: str) -> bool:
@@ -96,7 +72,7 @@ def stored_answers(url: str, keys: Iterable[str]) -> pl.DataFrame:
             for start in range(0, len(wanted), BATCH_ROWS):
                 part = columns.where(responses.c.request_key.in_(wanted[start : start + BATCH_ROWS]))
                 if rows := connection.execute(part).all():
-                    frames.append(_frame(rows, kinds))
+                    frames.append(answers_frame(rows, kinds))
     return pl.concat(frames).sort("request_key")
 
 
@@ -108,15 +84,6 @@ def keys_like(url: str, start: str, most: int) -> list[str]:
     with reading(open_database(url)) as connection:
         wanted = select(responses.c.request_key).where(begins).order_by(responses.c.request_key).limit(most)
         return list(connection.execute(wanted).scalars())
-
-
-def _frame(rows: Sequence[Any], kinds: Mapping[str, DataType | DataTypeClass]) -> pl.DataFrame:
-    columns = dict(zip(kinds, map(list, zip(*rows, strict=True)), strict=True))
-    if "token_ids" in columns:
-        columns["token_ids"] = [
-            None if ids is None else np.frombuffer(ids, dtype="<i4").tolist() for ids in columns["token_ids"]
-        ]
-    return pl.DataFrame(columns, schema=kinds)
 
 
 def _arrow(frame: pl.DataFrame) -> pa.Table:

@@ -3,12 +3,14 @@
 import dataclasses
 import os
 import shutil
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
 
 from distill_dagster.evaluation.across.stored import StoredEvaluation, find_evaluation
+from distill_dagster.evaluation.harness_files import outcome_inputs
 from distill_dagster.evaluation.inputs import EvaluationInputs
 from distill_dagster.evaluation.write import evaluation_version, write_evaluation
 from distill_dagster.lineage.manifests import MANIFEST_FILE, Manifest, write_manifest
@@ -32,9 +34,18 @@ def distillation_in(root: Path) -> Distillation:
 
 
 def publish(
-    distillation: Distillation, inputs: EvaluationInputs, *, hour: int = 0, current: bool = True, code: str = "0.1.0"
+    distillation: Distillation,
+    inputs: EvaluationInputs,
+    *,
+    hour: int = 0,
+    current: bool = True,
+    code: str = "0.1.0",
+    outcomes: Mapping[str, str] | None = None,
 ) -> StoredEvaluation:
-    """Args: hour: hours after 19:00 UTC at which it was written."""
+    """Args:
+    hour: hours after 19:00 UTC at which it was written.
+    outcomes: keys of the harness's outcomes by system.
+    """
     student = inputs.student.name
     home = distillation.files.asset(f"evaluations/{student}")
     aside = home / "aside"
@@ -42,7 +53,7 @@ def publish(
     version = evaluation_version(aside)
     folder = home / version
     shutil.move(aside, folder)
-    versions = inputs.versions.model_dump(exclude_none=True) | {"base": "ba" * 16}
+    versions = inputs.versions.model_dump(exclude_none=True) | {"base": "ba" * 16} | outcome_inputs(outcomes or {})
     write_manifest(folder, Manifest("faq", f"evaluation/{student}", version, "key", versions, inputs.spec_hash))
     manifest = folder / MANIFEST_FILE
     manifest.write_text(manifest.read_text().replace('"code_version": "0.1.0"', f'"code_version": "{code}"'))
