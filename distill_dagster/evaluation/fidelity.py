@@ -200,7 +200,7 @@ def _read(states: TeacherStates | None, chat: ChatModel, batch: Sequence[Measure
 
 def _per_row(found: Sequence[Tensor], lengths: list[int]) -> list[tuple[float, float | None, int | None]]:
     """Sums over the tokens of each row."""
-    nll, *compared = [[part.sum().item() for part in one.double().cpu().split(lengths)] for one in found]
+    nll, *compared = [[part.sum().item() for part in torch.split(one.double().cpu(), lengths)] for one in found]
     if not compared:
         return [(row, None, None) for row in nll]
     return [(row, kl, int(hits)) for row, kl, hits in zip(nll, *compared, strict=True)]

@@ -91,13 +91,13 @@ def torn_or_missing(home: Path, wanted: Iterable[_T], key: Callable[[_T], str]) 
     found: dict[str, _T] = {}
     for one in wanted:
         folder = home / key(one)
-        if not _is_whole(folder):
+        if not is_whole(folder):
             shutil.rmtree(folder, ignore_errors=True)
             found.setdefault(key(one), one)
     return list(found.values())
 
 
-def _is_whole(folder: Path) -> bool:
+def is_whole(folder: Path) -> bool:
     """Whether a published folder is there with a result, and every file as its manifest says."""
     try:
         return (folder / RESULT_FILE).is_file() and not altered_files(folder)

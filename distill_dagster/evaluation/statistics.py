@@ -218,7 +218,7 @@ def _estimate(
     if any(denominators.sum() == 0 for _, denominators in terms):
         return result(None, None, Method.NO_DATA)
     ratios = [_Ratio(_sums(top, labels), _sums(bottom, labels)) for top, bottom in terms]
-    points = [float(curve.at(np.float64(r.value))) for r in ratios]
+    points = [float(curve.at(np.asarray(r.value))) for r in ratios]
     value = points[0] - (points[1] if len(points) > 1 else 0.0)
     if n_clusters < 2:
         return result(value, None, Method.TOO_FEW_CLUSTERS)
@@ -236,7 +236,7 @@ def _estimate(
 def _influence(ratios: list[_Ratio], curve: Curve) -> Floats:
     """What each cluster adds to the statistic's error, shape (clusters,): the linearised ratio, summed to zero."""
     parts = [
-        curve.slope(np.float64(r.value)) * (r.numerators - r.value * r.denominators) / r.denominators.sum()
+        curve.slope(np.asarray(r.value)) * (r.numerators - r.value * r.denominators) / r.denominators.sum()
         for r in ratios
     ]
     return cast(Floats, parts[0] - parts[1] if len(parts) > 1 else parts[0])

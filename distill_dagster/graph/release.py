@@ -10,9 +10,9 @@ from contextlib import contextmanager
 import dagster as dg
 
 from distill_dagster.errors import ReleaseWithheldError
-from distill_dagster.evaluation.verdict import OVERALL
 from distill_dagster.evaluation.write import REPORT_HTML_FILE
 from distill_dagster.golden.build import ASSET as GOLDEN_SET
+from distill_dagster.golden.rows import OVERALL
 from distill_dagster.graph.face import face
 from distill_dagster.graph.failures import as_failure
 from distill_dagster.graph.finding import Finding
