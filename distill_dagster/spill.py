@@ -46,7 +46,8 @@ class Spill:
     def of(self, name: str) -> pl.DataFrame:
         """All rows of a name, in the order in which they came."""
         written = [_frame(reader.get_batch(number)) for reader, number in self._written.get(name, ())]
-        return pl.concat([self._nothing, *written, *self._held.get(name, ())])
+        every: pl.DataFrame = pl.concat([self._nothing, *written, *self._held.get(name, ())])
+        return every
 
     def _write(self) -> None:
         try:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import polars as pl
+from polars.datatypes import DataType, DataTypeClass
 
 from distill_dagster.dataset.duplicates import (
     Questions,
@@ -17,7 +18,7 @@ from distill_dagster.dataset.duplicates import (
 from distill_dagster.prompts.splits import LEARNT_FROM, Split
 from distill_dagster.spec.curation import CurationSpec, DropReason
 
-KEPT_SCHEMA = {
+KEPT_SCHEMA: dict[str, DataType | DataTypeClass] = {
     "prompt_id": pl.String,
     "sample": pl.Int32,
     "partition": pl.String,

@@ -9,11 +9,14 @@ from typing import Self
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from polars.datatypes import DataType, DataTypeClass
 
 from distill_dagster.dataset.curate import KEPT_SCHEMA
 from distill_dagster.prompts.splits import Split
 
-DATASET_SCHEMA = {name: dtype for name, dtype in KEPT_SCHEMA.items() if name != "split"}
+DATASET_SCHEMA: dict[str, DataType | DataTypeClass] = {
+    name: dtype for name, dtype in KEPT_SCHEMA.items() if name != "split"
+}
 SPLITS = (Split.TRAIN, Split.VALIDATION, Split.TEST)
 HELD_OUT_FILE = f"{Split.HELD_OUT.value}.parquet"
 JSONL_FILE = "distillation_train.jsonl"
