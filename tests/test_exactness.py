@@ -23,6 +23,7 @@ from distill_dagster.planning.make import make_plan
 from distill_dagster.planning.model import Plan
 from distill_dagster.project import Distillation, find_project
 from distill_dagster.prompts.build import build_prompts
+from distill_dagster.prompts.store import PROFILE_FILE
 from distill_dagster.storage import read_json
 from distill_dagster.teachers.store.responses import ResponseStore
 from tests.worker_in_process import worker_in_process
@@ -202,7 +203,8 @@ def test_all_other_files_are_the_same_bytes_of_the_same_time(edit: Edit) -> None
 
     partitioned = {f"exact/{asset}/{TOPIC}" for asset in ("prompts", "teacher_outputs", "teacher_logits")}
     downstream = {f"exact/{asset}" for asset in ("dataset", "students/small", "evaluations/small")}
-    assert changed == {f"{folder}/current.json" for folder in partitioned | downstream}
+    pointers = {f"{folder}/current.json" for folder in partitioned | downstream}
+    assert changed == {*pointers, f"exact/prompts/{TOPIC}/{PROFILE_FILE}"}
     assert len(before) > 4 * PARTITIONS
 
 
@@ -226,7 +228,8 @@ def test_removing_the_edit_brings_every_version_back_and_makes_nothing(edit: Edi
     assert tree.current() == edit.before.current()
     assert (tree.jobs, tree.answers) == ([], edit.tree.answers)
     undone = tree.files()
-    assert all(fnmatch(name, POINTER) for name in undone if undone[name] != edited.get(name))
+    changed = {name for name in undone if undone[name] != edited.get(name)}
+    assert {name for name in changed if not fnmatch(name, POINTER)} == {f"exact/prompts/{TOPIC}/{PROFILE_FILE}"}
     assert undone.keys() == edited.keys()
     assert due(plan) == outcome.done
     assert (plan.calls.needed, plan.sequences) == (0, 0)

@@ -130,7 +130,7 @@ def _student(
     folder = distillation.files.asset(student_asset(name)) / current.version if current else None
     if folder is None or not (folder / MANIFEST_FILE).is_file():
         return Effect("will", ("not trained yet",))
-    trained = read_manifest(folder)["details"]["settings"]
+    trained = read_manifest(folder)["details"].get("settings", {})
     settings = changed_fields(trained, student_settings(spec), f"students.{name}")
     if dataset.action == "will" or settings:
         coming = _coming_dataset(distillation, dataset)

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import dagster as dg
@@ -17,7 +18,7 @@ from distill_dagster.planning.model import Plan
 from distill_dagster.project import Distillation
 from tests.fakes.anthropic_faults import Body
 from tests.fakes.anthropic_server import AnthropicServer, Reply, prompt_of
-from tests.graph.hosted import rows, spec
+from tests.graph.hosted import spec
 from tests.judging.judges import longer, script
 from tests.worker_in_process import worker_in_process
 
@@ -49,7 +50,9 @@ def declared(declare: Declare, model: Path) -> Distillation:
     golden = [{"question": f"golden {n}", "reference": "yes", "verified": True} for n in range(3)]
     lines = "".join(json.dumps(row) + "\n" for row in golden)
     blocks = BLOCKS.format(model=model)
-    return declare(spec(blocks, max_tokens=8), rows__jsonl=rows(birds=20), golden__jsonl=lines)
+    names = [sha256(str(number).encode()).hexdigest() for number in range(30)]  # none resembles another
+    asked = "".join(json.dumps({"topic": "birds", "question": f"{name[:8]} {name[8:16]}?"}) + "\n" for name in names)
+    return declare(spec(blocks, max_tokens=8), rows__jsonl=asked, golden__jsonl=lines)
 
 
 def kind_of(body: Body) -> Asking | None:
@@ -80,7 +83,7 @@ def test_a_run_keeps_to_its_plan_and_its_record_says_so(
     made[Asking.SECOND_ANSWERS] = made.pop(None) - plan.calls.needed
     planned = {one.asking: one.calls.needed for one in plan.evaluation_calls}
     assert planned.keys() == set(Asking)
-    assert made[Asking.SECOND_ANSWERS] == planned[Asking.SECOND_ANSWERS] == 2
+    assert made[Asking.SECOND_ANSWERS] == planned[Asking.SECOND_ANSWERS] > 0
     assert made[Asking.GOLDEN_ANSWERS] == planned[Asking.GOLDEN_ANSWERS] == 3
     assert 0 < made[Asking.JUDGE] <= planned[Asking.JUDGE]
     record = instance.get_runs()[0]

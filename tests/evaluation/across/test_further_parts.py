@@ -11,7 +11,6 @@ import pytest
 from distill_dagster.evaluation.across.compare import compare_evaluations
 from distill_dagster.evaluation.across.model import EvaluationComparison
 from distill_dagster.evaluation.across.page import render_comparison
-from distill_dagster.evaluation.across.stored import stored_evaluations
 from distill_dagster.evaluation.harness_files import SAMPLES_FILE
 from distill_dagster.evaluation.inputs import EvaluationInputs
 from distill_dagster.evaluation.judged import Judged
@@ -135,13 +134,15 @@ def store(distillation: Distillation, key: str, scores: list[int], tasks: str) -
     write_manifest(folder, Manifest("faq", "harness", key, key, {"model": "57" * 32, "tasks": tasks}, "5e" * 32))
 
 
-def with_tasks(distillation: Distillation, tasks: str = "7a" * 32) -> EvaluationComparison:
-    """Of a student that passes three rows of eight and one that passes seven."""
+def with_tasks(distillation: Distillation, tasks: str = "7a" * 32, gone: str | None = None) -> EvaluationComparison:
+    """Of a student that passes three rows of eight and one that passes seven; rows that are `gone` are not stored."""
     sides = []
     for key, scores, files in (("1a" * 16, FIRST, "7a" * 32), ("2a" * 16, SECOND, tasks)):
         store(distillation, key, scores, files)
         inputs = dataclasses.replace(small_inputs(), harness=make_table({"student": outcome(scores)}))
         sides.append(publish(distillation, retrained(inputs, key), outcomes={"student": key}))
+    if gone:
+        shutil.rmtree(distillation.files.asset("harness") / gone)
     return compare_evaluations(distillation, *sides)[0]
 
 
@@ -170,12 +171,7 @@ def test_a_metric_that_is_no_mean_has_a_difference_without_an_interval(distillat
 def test_where_rows_cannot_be_paired_the_difference_is_wider_and_says_why(
     distillation: Distillation, tasks: str, gone: str | None, why: str
 ) -> None:
-    comparison = with_tasks(distillation, tasks)
-    if gone:
-        shutil.rmtree(distillation.files.asset("harness") / gone)
-        comparison = compare_evaluations(distillation, *stored_evaluations(distillation))[0]
-
-    found = measure(comparison, "harness", "quiz/acc")
+    found = measure(with_tasks(distillation, tasks, gone), "harness", "quiz/acc")
 
     assert found.difference.value == pytest.approx(4 / 8)
     assert (found.difference.method, found.difference.n) == (Method.WELCH_T, 16)
