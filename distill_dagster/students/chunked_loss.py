@@ -1,6 +1,6 @@
 """A loss summed over chunks of tokens, with its gradient formed beside it.
 
-The logits of one chunk live in one buffer, which their gradient overwrites. Only the three products of matrices
+The logits of one chunk are overwritten by their gradient. Only the three products of matrices
 (logits, gradient of the hidden states, gradient of the head) go over it as a whole; all else is done block by block.
 """
 
@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from distill_dagster.logits.projection import chunks
 from distill_dagster.students.divergences import Draws, Pull, Reference, Source
 from distill_dagster.students.heads import Head, Projection
+from distill_dagster.students.products import linear
 
 # a product of another precision than the sum it is added to is formed in pieces of so many rows
 PIECE_ROWS = 8192
@@ -110,7 +111,7 @@ class _Gradients:
         """Takes in a chunk whose product has been overwritten by its gradient."""
         vocabulary, first = len(student.weight), tokens.start == 0 and not self.adds
         if self.hidden is not None:
-            _add_product(self.hidden[tokens], product, student.weight, first=True)
+            self.hidden[tokens] = linear(product, student.weight.t())
         if self.weight is not None:
             _add_product(self.weight[:vocabulary], product.t(), student.hidden[tokens], first=first)
         if self.bias is not None:
@@ -143,6 +144,7 @@ class _ChunkedLoss(torch.autograd.Function):
                 labels = job.labels[tokens]
                 total += token_losses(student, product, reference, labels, job.weights, gradient=sums.needed).sum()
                 sums.add(product, tokens, student)
+                del product  # before the next is formed
         ctx.fused = fused
         if fused:
             weight.grad = sums.weight

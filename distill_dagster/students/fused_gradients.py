@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from distill_dagster.students.products import linear
+
 _MARK = "distill_fused_gradient"
 
 
@@ -56,7 +58,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(hidden, weight)
-        return nn.functional.linear(hidden, weight, bias)
+        return linear(hidden, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -68,5 +70,5 @@ class _Product(torch.autograd.Function):
             weight.grad = torch.mm(columns, inputs)
         else:
             weight.grad.addmm_(columns, inputs)
-        for_hidden = upstream @ weight if ctx.needs_input_grad[0] else None
+        for_hidden = linear(upstream, weight.t()) if ctx.needs_input_grad[0] else None
         return for_hidden, None, rows.sum(0) if ctx.needs_input_grad[2] else None

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from distill_dagster.errors import StudentError
 from distill_dagster.logits.projection import chunks
 from distill_dagster.students.fused_gradients import is_fused
+from distill_dagster.students.products import linear
 
 CHUNK_TOKENS = 256
 # 2 MiB in float32 stay in a CPU's cache; elsewhere the number of launches counts
@@ -65,21 +66,19 @@ class Head:
 
 @dataclass(frozen=True)
 class Projection:
-    """Hidden states and a head, ready to be multiplied: one precision, padding rows cut off, one buffer for all chunks.
+    """Hidden states and a head, ready to be multiplied: in one precision, padding rows cut off.
 
     Attributes:
         hidden: [tokens, hidden].
         weight: [vocabulary, hidden].
         bias: [vocabulary], or None.
         head: where they come from.
-        buffer: [tokens of a chunk, vocabulary].
     """
 
     hidden: Tensor
     weight: Tensor
     bias: Tensor | None
     head: Head
-    buffer: Tensor
 
     @classmethod
     def of(cls, hidden: Tensor, head: Head, vocabulary: int) -> Self:
@@ -92,7 +91,6 @@ class Projection:
             weight=head.weight.detach()[:vocabulary].to(dtype),
             bias=None if head.bias is None else head.bias.detach()[:vocabulary].to(dtype),
             head=head,
-            buffer=torch.empty(min(len(hidden), CHUNK_TOKENS), vocabulary, dtype=dtype, device=hidden.device),
         )
 
     @property
@@ -101,16 +99,12 @@ class Projection:
         return torch.promote_types(self.weight.dtype, torch.float32)
 
     def chunks(self) -> Iterator[slice]:
-        """Slices of the tokens, each at most a buffer long."""
-        return chunks(len(self.hidden), max(1, len(self.buffer)))
+        """Slices of the tokens."""
+        return chunks(len(self.hidden), CHUNK_TOKENS)
 
     def product(self, tokens: slice) -> Tensor:
-        """hidden · weightᵀ + bias of a chunk, [tokens, vocabulary], in the buffer."""
-        hidden = self.hidden[tokens]
-        out = self.buffer[: len(hidden)]
-        if self.bias is None:
-            return torch.mm(hidden, self.weight.t(), out=out)
-        return torch.addmm(self.bias, hidden, self.weight.t(), out=out)
+        """hidden · weightᵀ + bias of a chunk, [tokens, vocabulary]; it may be overwritten."""
+        return linear(self.hidden[tokens], self.weight, self.bias)
 
     def blocks(self, product: Tensor) -> Iterator[slice]:
         """Slices of a product's rows that fit a cache."""
