@@ -37,7 +37,7 @@ PROMPTS: dict[str, tuple[Any, ...]] = {
     "system": (None, "Be brief.", "You know all of {{ topic }}."),
     "few_shot": (None, [{"prompt": "Hello?", "completion": "Yes?"}]),
     "reference": (None, "answer"),
-    "split": ({"validation": 0.2, "test": 0.2}, {"validation": 0.0, "test": 0.3}),
+    "split": ({"validation": 0.3, "test": 0.4}, {"validation": 0.2, "test": 0.5}),
     "partition": PARTITIONS,
 }
 CURATION: dict[str, tuple[Any, ...]] = {

@@ -40,13 +40,18 @@ def choices(block: str, keys: dict[str, tuple[Any, ...]]) -> st.SearchStrategy[t
 
 
 class AnyHistory(RuleBasedStateMachine):
-    """Edits are written, commands run or die; at the end all is as a clean run makes it."""
+    """Edits are written, commands run or die; at the end all is as a clean run makes it.
+
+    Attributes:
+        compared: names of the artifacts that were there to be compared at the ends of histories.
+    """
 
     world: World
     books: Books
+    compared: set[str]
 
     def make(self) -> None:
-        """A new project: `world` and `books`."""
+        """A new project: `world`, `books` and `compared`."""
         raise NotImplementedError
 
     def blocks(self) -> dict[str, dict[str, Any]]:
@@ -216,7 +221,11 @@ class AnyHistory(RuleBasedStateMachine):
         """Everything that readers find."""
         history, made = world.distillation, clean.distillation
         looks = [partitioned, *([dataset, students, evaluations] if whole else [])]
-        wrong = [line for look in looks for line in differences(look(history), look(made))]
+        wrong = []
+        for look in looks:
+            found = look(history)
+            wrong += differences(found, look(made))
+            self.compared.update(name for name, value in found.items() if value)
         assert not wrong, "\n".join(wrong)
 
 
