@@ -83,6 +83,11 @@ class Declared:
             content[key] = value
         return replace(self, blocks={**self.blocks, block: content})
 
+    def otherwise(self, block: str, key: str, values: Sequence[Any]) -> "Declared":
+        """With the last of a key's values that is not there now."""
+        current = self.blocks.get(block, {}).get(key)
+        return self.flipped(block, key, next(value for value in reversed(values) if value != current))
+
     @property
     def is_broken(self) -> bool:
         """Whether a row can be no prompt, or has the id of another."""
