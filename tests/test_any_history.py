@@ -21,7 +21,7 @@ from tests.histories.machine import HostedHistory, LocalHistory
 from tests.histories.world import CONCURRENCY, Books, Paying, Teacher, World, hosted
 
 HISTORIES = int(os.environ.get("DISTILL_HISTORIES", "0"))
-STEPS = int(os.environ.get("DISTILL_HISTORY_STEPS", "14"))
+STEPS = int(os.environ.get("DISTILL_HISTORY_STEPS", "11"))
 PROMPTS = {
     "source": {"jsonl": "rows.jsonl"},
     "prompt": "{{ question }}",

@@ -195,8 +195,8 @@ def test_scratch_files_of_a_run_that_died_when_it_had_published_go_with_the_next
     does = {"train": bench.train, "predict": bench.evaluate}[stage]
     remove = shutil.rmtree
 
-    def dies(path: Path, **options: Any) -> None:
-        if path.parent == scratch:
+    def dies(path: Path | str, **options: Any) -> None:
+        if Path(path).parent == scratch:
             raise KeyboardInterrupt
         remove(path, **options)
 
