@@ -21,7 +21,7 @@ from tests.histories.machine import HostedHistory, LocalHistory
 from tests.histories.world import CONCURRENCY, Books, Paying, Teacher, World, hosted
 
 HISTORIES = int(os.environ.get("DISTILL_HISTORIES", "0"))
-STEPS = int(os.environ.get("DISTILL_HISTORY_STEPS", "11"))
+STEPS = int(os.environ.get("DISTILL_HISTORY_STEPS", "0"))
 PROMPTS = {
     "source": {"jsonl": "rows.jsonl"},
     "prompt": "{{ question }}",
@@ -30,11 +30,11 @@ PROMPTS = {
 }
 
 
-def drawn(histories: int) -> settings:
+def drawn(histories: int, steps: int) -> settings:
     """As many histories as are asked for, else a few fixed ones."""
     return settings(
         max_examples=HISTORIES or histories,
-        stateful_step_count=STEPS,
+        stateful_step_count=STEPS or steps,
         derandomize=not HISTORIES,
         database=None,
         deadline=None,
@@ -74,7 +74,7 @@ def test_any_history_of_a_hosted_teacher_ends_as_a_clean_run(tmp_path: Path, com
                 if hasattr(self, "serving"):
                     self.serving.__exit__(None, None, None)
 
-    run_state_machine_as_test(History, settings=drawn(4))
+    run_state_machine_as_test(History, settings=drawn(4, steps=11))
     assert HISTORIES or {"dataset", "dataset/test.parquet"} <= compared
 
 
@@ -101,6 +101,6 @@ def test_any_history_of_a_local_teacher_and_a_student_ends_as_a_clean_run(
                 "students": {"small": {**small, "max_steps": 2, "batch_size": 4, "checkpoint_steps": 1}},
             }
 
-    run_state_machine_as_test(History, settings=drawn(2))
+    run_state_machine_as_test(History, settings=drawn(2, steps=14))
     assert HISTORIES or {"student/small", "evaluation/small"} <= compared
     assert HISTORIES or any(name.endswith(" sequences") for name in compared)

@@ -30,10 +30,8 @@ from tests.histories.world import NAME, Books, Teacher, World, killed_after
 
 numbers = st.integers(0, 1_000)
 texts, topics, days = st.sampled_from(TEXTS), st.sampled_from(TOPICS), st.sampled_from(DAYS)
-deaths = st.one_of(
-    st.builds(Death, st.sampled_from(["file", "commit"]), st.integers(1, 60)),
-    st.builds(Death, st.just("pointer"), st.integers(1, 9)),
-)
+deaths = st.builds(Death, st.sampled_from(["file", "commit"]), st.integers(1, 60))
+untold_deaths = st.builds(Death, st.just("pointer"), st.integers(1, 9))
 UNTIL = ("prompts", "teacher_outputs", "dataset", "student")
 CANNOT = ("no row is left to train on", "no rows in the test split")
 
@@ -202,22 +200,10 @@ class AnyHistory(RuleBasedStateMachine):
         rows[at % len(rows)] = {**rows[at % len(rows)], column: value}
         self.rows(rows)
 
-    def last_edit(self) -> Declared:
-        """An edit after the last run but one, from which something known before could wrongly be taken over."""
-        raise NotImplementedError
-
     def end(self) -> None:
-        """An edit, after which a run dies before Dagster knows of it, and another one that is undone."""
+        """What comes before the last run."""
         if self.declared.is_broken:
             self.mend_the_rows()
-        self.run()
-        last = self.last_edit()
-        self.declare(last)
-        self.run_and_die(Death("pointer", 1))
-        self.run()
-        self.declare(last.otherwise("prompts", "system", PROMPTS["system"]))
-        self.run_until("teacher_outputs")
-        self.declare(last)
 
     def teardown(self) -> None:
         """The last run, and the clean one that it is compared with."""
@@ -258,8 +244,21 @@ class HostedHistory(AnyHistory):
     def flip_the_teacher(self, choice: tuple[str, str, Any]) -> None:
         self.declare(self.declared.flipped(*choice))
 
-    def last_edit(self) -> Declared:
-        return self.declared.otherwise("curation", "near_duplicate_threshold", CURATION["near_duplicate_threshold"])
+    @rule(death=st.one_of(deaths, untold_deaths))
+    def run_and_die(self, death: Death) -> None:
+        super().run_and_die(death)
+
+    def end(self) -> None:
+        """An edit, after which a run dies before Dagster knows of it, and another one that is undone."""
+        super().end()
+        self.run()
+        last = self.declared.otherwise("curation", "near_duplicate_threshold", CURATION["near_duplicate_threshold"])
+        self.declare(last)
+        self.run_and_die(Death("pointer", 1))
+        self.run()
+        self.declare(last.otherwise("prompts", "system", PROMPTS["system"]))
+        self.run_until("teacher_outputs")
+        self.declare(last)
 
     @rule(answers=st.integers(1, 12))
     def run_and_be_killed(self, answers: int) -> None:
@@ -281,9 +280,6 @@ class LocalHistory(AnyHistory):
     @rule(choice=st.one_of(choices("teacher", LOCAL), choices("logits", LOGITS)))
     def flip_the_teacher(self, choice: tuple[str, str, Any]) -> None:
         self.declare(self.declared.flipped(*choice))
-
-    def last_edit(self) -> Declared:
-        return self.declared.otherwise("prompts", "partition", PARTITIONS)
 
     @rule(step=st.integers(1, 12))
     def run_and_die_in_the_worker(self, step: int) -> None:
