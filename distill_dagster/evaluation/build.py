@@ -184,10 +184,11 @@ def build_evaluation(
     builds = Builds(distillation.project.home)
     leases = Leases(ResponseStore(distillation.project.store_url).engine)
     with leases.hold(f"build/{key}"):
+        work = distillation.files.work("predict", key)
         known = builds.find(key)
         if not rebuild and known is not None and _folder(distillation, student, known.version).is_dir():
+            shutil.rmtree(work)  # of a run that was killed when it had published
             return _adopt(distillation, student, known, evaluated=False)
-        work = distillation.files.work("predict", key)
         with leases.hold(f"predictions/{distillation.name}"):  # what two evaluations share is made once
             record = _evaluate(distillation, subjects, key, work, launch, purses, turn)
         record = builds.adopt(record, rebuild=known is not None)

@@ -130,10 +130,11 @@ def build_student(
     builds = Builds(distillation.project.home)
     leases = Leases(ResponseStore(distillation.project.store_url).engine)
     with leases.hold(f"build/{key}", waiting):
+        work = distillation.files.work("train", key)
         known = builds.find(key)
         if known is not None and _folder(distillation, name, known.version).is_dir():
+            shutil.rmtree(work)  # of a run that was killed when it had published
             return _adopt(distillation, name, known, trained=False)
-        work = distillation.files.work("train", key)
         record = builds.adopt(_train(distillation, name, key, work, launch), rebuild=known is not None)
         shutil.rmtree(work)  # only now: a crash before this resumes from it
         return _adopt(distillation, name, record, trained=True)

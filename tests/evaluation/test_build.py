@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -184,6 +185,32 @@ def test_what_a_killed_run_had_finished_is_not_made_again(bench: Bench, monkeypa
     bench.evaluate("first")
 
     assert bench.asked[1:] == [["base of first"]]
+
+
+@pytest.mark.parametrize("stage", ["train", "predict"])
+def test_scratch_files_of_a_run_that_died_when_it_had_published_go_with_the_next(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    scratch = bench.distillation.files.root / ".work" / stage
+    does = {"train": bench.train, "predict": bench.evaluate}[stage]
+    remove = shutil.rmtree
+
+    def dies(path: Path | str, **options: Any) -> None:
+        if Path(path).parent == scratch:
+            raise KeyboardInterrupt
+        remove(path, **options)
+
+    if stage == "predict":
+        bench.train("first")
+    monkeypatch.setattr(shutil, "rmtree", dies)
+    with pytest.raises(KeyboardInterrupt):
+        does("first")
+    monkeypatch.undo()
+    assert len(list(scratch.iterdir())) == 1
+
+    does("first")
+
+    assert list(scratch.iterdir()) == []
 
 
 @pytest.mark.parametrize("harm", ["missing", "torn", "without manifest"])

@@ -37,7 +37,7 @@ PROMPTS: dict[str, tuple[Any, ...]] = {
     "system": (None, "Be brief.", "You know all of {{ topic }}."),
     "few_shot": (None, [{"prompt": "Hello?", "completion": "Yes?"}]),
     "reference": (None, "answer"),
-    "split": ({"validation": 0.2, "test": 0.2}, {"validation": 0.0, "test": 0.3}),
+    "split": ({"validation": 0.3, "test": 0.4}, {"validation": 0.2, "test": 0.5}),
     "partition": PARTITIONS,
 }
 CURATION: dict[str, tuple[Any, ...]] = {
@@ -82,6 +82,11 @@ class Declared:
         if value is not None:
             content[key] = value
         return replace(self, blocks={**self.blocks, block: content})
+
+    def otherwise(self, block: str, key: str, values: Sequence[Any]) -> "Declared":
+        """With the last of a key's values that is not there now."""
+        current = self.blocks.get(block, {}).get(key)
+        return self.flipped(block, key, next(value for value in reversed(values) if value != current))
 
     @property
     def is_broken(self) -> bool:

@@ -22,15 +22,16 @@ from typing import Any, Literal
 REPOSITORY = Path(__file__).parents[2]
 SOCKET_VARIABLE = "DISTILL_TEST_FORKING"
 KILLED = -signal.SIGKILL
-Durable = Literal["file", "commit", "worker"]
+Durable = Literal["file", "commit", "worker", "pointer"]
 
 
 @dataclass(frozen=True)
 class Death:
-    """Dies right before a step that would have been durable.
+    """Dies right before a step that would have been durable; or after readers were pointed at a version.
 
     Attributes:
-        of: whether renamed and removed files are counted, or the databases' commits, or the files of a worker.
+        of: whether renamed and removed files are counted, or the databases' commits, or the files of a worker, or
+            `current.json` files.
         step: which one, from 1; a process that takes fewer ends well.
     """
 
@@ -200,7 +201,7 @@ def _do(wanted: Mapping[str, Any]) -> int:
         from distill_dagster.worker import main
 
         if of == "worker":
-            _die_before("file", step)
+            _die_at("file", step)
         return main(wanted["arguments"])
     from distill_dagster.cli import main as distill
 
@@ -209,7 +210,7 @@ def _do(wanted: Mapping[str, Any]) -> int:
     if of == "worker":
         _ForkedWorker.death = (of, step)
     elif of is not None:
-        _die_before(of, step)
+        _die_at(of, step)
     try:
         distill(wanted["arguments"])
     except SystemExit as end:
@@ -217,7 +218,7 @@ def _do(wanted: Mapping[str, Any]) -> int:
     return 0
 
 
-def _die_before(of: Durable, step: int) -> None:
+def _die_at(of: Durable, step: int) -> None:
     count = itertools.count(1)
 
     def passed(*_arguments: object) -> None:
@@ -231,6 +232,16 @@ def _die_before(of: Durable, step: int) -> None:
 
         return counting
 
+    if of == "pointer":
+        replace = os.replace
+
+        def pointing(source: Path, target: Path) -> None:
+            replace(source, target)
+            if Path(target).name == "current.json":
+                passed()
+
+        os.replace = pointing  # type: ignore[assignment]
+        return
     if of == "commit":
         from sqlalchemy import Engine, event
 

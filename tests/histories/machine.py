@@ -15,6 +15,7 @@ from tests.histories.declared import (
     HOSTED,
     LOCAL,
     LOGITS,
+    PARTITIONS,
     PROMPTS,
     STUDENT_PROMPT,
     TEXTS,
@@ -30,6 +31,7 @@ from tests.histories.world import NAME, Books, Teacher, World, killed_after
 numbers = st.integers(0, 1_000)
 texts, topics, days = st.sampled_from(TEXTS), st.sampled_from(TOPICS), st.sampled_from(DAYS)
 deaths = st.builds(Death, st.sampled_from(["file", "commit"]), st.integers(1, 60))
+untold_deaths = st.builds(Death, st.just("pointer"), st.integers(1, 9))
 UNTIL = ("prompts", "teacher_outputs", "dataset", "student")
 CANNOT = ("no row is left to train on", "no rows in the test split")
 
@@ -40,13 +42,18 @@ def choices(block: str, keys: dict[str, tuple[Any, ...]]) -> st.SearchStrategy[t
 
 
 class AnyHistory(RuleBasedStateMachine):
-    """Edits are written, commands run or die; at the end all is as a clean run makes it."""
+    """Edits are written, commands run or die; at the end all is as a clean run makes it.
+
+    Attributes:
+        compared: names of the artifacts that were there to be compared at the ends of histories.
+    """
 
     world: World
     books: Books
+    compared: set[str]
 
     def make(self) -> None:
-        """A new project: `world` and `books`."""
+        """A new project: `world`, `books` and `compared`."""
         raise NotImplementedError
 
     def blocks(self) -> dict[str, dict[str, Any]]:
@@ -130,7 +137,7 @@ class AnyHistory(RuleBasedStateMachine):
     def flip_the_prompts(self, choice: tuple[str, str, Any]) -> None:
         self.declare(self.declared.flipped(*choice))
 
-    @rule(partition=st.sampled_from(PROMPTS["partition"]))
+    @rule(partition=st.sampled_from(PARTITIONS))
     def cut_otherwise(self, partition: Any) -> None:
         self.declare(self.declared.flipped("prompts", "partition", partition))
 
@@ -193,12 +200,16 @@ class AnyHistory(RuleBasedStateMachine):
         rows[at % len(rows)] = {**rows[at % len(rows)], column: value}
         self.rows(rows)
 
+    def end(self) -> None:
+        """What comes before the last run."""
+        if self.declared.is_broken:
+            self.mend_the_rows()
+
     def teardown(self) -> None:
         """The last run, and the clean one that it is compared with."""
         if not hasattr(self, "past"):
             return
-        if self.declared.is_broken:
-            self.mend_the_rows()
+        self.end()
         code, said = self.world.distill("run", NAME)
         self.check(code, said)
         before = self.books.paid
@@ -216,7 +227,11 @@ class AnyHistory(RuleBasedStateMachine):
         """Everything that readers find."""
         history, made = world.distillation, clean.distillation
         looks = [partitioned, *([dataset, students, evaluations] if whole else [])]
-        wrong = [line for look in looks for line in differences(look(history), look(made))]
+        wrong = []
+        for look in looks:
+            found = look(history)
+            wrong += differences(found, look(made))
+            self.compared.update(name for name, value in found.items() if value)
         assert not wrong, "\n".join(wrong)
 
 
@@ -228,6 +243,22 @@ class HostedHistory(AnyHistory):
     @rule(choice=choices("teacher", HOSTED))
     def flip_the_teacher(self, choice: tuple[str, str, Any]) -> None:
         self.declare(self.declared.flipped(*choice))
+
+    @rule(death=st.one_of(deaths, untold_deaths))
+    def run_and_die(self, death: Death) -> None:
+        super().run_and_die(death)
+
+    def end(self) -> None:
+        """An edit, after which a run dies before Dagster knows of it, and another one that is undone."""
+        super().end()
+        self.run()
+        last = self.declared.otherwise("curation", "near_duplicate_threshold", CURATION["near_duplicate_threshold"])
+        self.declare(last)
+        self.run_and_die(Death("pointer", 1))
+        self.run()
+        self.declare(last.otherwise("prompts", "system", PROMPTS["system"]))
+        self.run_until("teacher_outputs")
+        self.declare(last)
 
     @rule(answers=st.integers(1, 12))
     def run_and_be_killed(self, answers: int) -> None:
