@@ -64,13 +64,15 @@ def evaluation_version(folder: Path) -> str:
     """The content hash of a written evaluation: its predictions, its verdicts and report.json.
 
     The predictions alone would not do: a gate, a confidence level or a row that curation dropped changes the report
-    without changing an answer. Timings are in neither file. The partition that a row lies in is left out: cutting the
-    prompts into others makes no other dataset, and so no other evaluation.
+    without changing an answer. Timings are in neither file. The partition that a row lies in and the hash of the whole
+    declaration are left out: cutting the prompts into others makes no other dataset, and so no other evaluation.
     """
+    report = read_json(folder / REPORT_JSON_FILE)
+    del report["identity"]["spec_hash"]
     predictions = pl.read_parquet(folder / PREDICTIONS_FILE).drop("partition")
     content = {
         "predictions": frame_version(predictions, predictions.columns),
-        "report": read_json(folder / REPORT_JSON_FILE),
+        "report": report,
     }
     if (folder / JUDGEMENTS_FILE).exists():
         verdicts = pl.read_parquet(folder / JUDGEMENTS_FILE)

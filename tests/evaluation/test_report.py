@@ -110,7 +110,9 @@ def test_another_answer_or_another_gate_is_another_version(tmp_path: Path, input
 
 
 def test_the_partitions_that_rows_lie_in_make_no_other_version(tmp_path: Path, inputs: EvaluationInputs) -> None:
-    cut_otherwise = dataclasses.replace(inputs, test=inputs.test.with_columns(partition=pl.lit("07")))
+    cut_otherwise = dataclasses.replace(
+        inputs, test=inputs.test.with_columns(partition=pl.lit("07")), spec_hash="5c" * 32
+    )
     (first, second) = (tmp_path / "first", tmp_path / "second")
     write_evaluation(first, inputs)
     write_evaluation(second, cut_otherwise)
