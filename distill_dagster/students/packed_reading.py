@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 
@@ -29,11 +30,13 @@ class Packing:
         shared: tokens that all rows begin with, at the front.
         places: [rows, time], where each token of a row lies behind them; anything at padding.
         filled: [rows, time], where no padding is; in this order the rows' tokens follow each other.
+        origins: [tokens], where each of them is in `filled`, laid flat.
     """
 
     shared: int
     places: Tensor
     filled: Tensor
+    origins: Tensor
 
     @classmethod
     def of(cls, batch: CompletionBatch) -> "Packing":
@@ -42,7 +45,7 @@ class Packing:
         ends = time - batch.target.int().flip(1).argmax(1, keepdim=True)
         filled = torch.arange(time - 1, device=ends.device) < ends - 1
         places = (filled.flatten().cumsum(0) - 1).clamp(min=0).view_as(filled)
-        return cls(len(batch.prefix), places, filled)
+        return cls(len(batch.prefix), places, filled, filled.flatten().nonzero().squeeze(1))
 
     def positions(self) -> Tensor:
         """[1, shared + tokens], how far each token is from its row's beginning."""
@@ -52,17 +55,55 @@ class Packing:
 
     def rows_of(self, packed: Tensor) -> Tensor:
         """[1, heads, shared + tokens, size] → [rows, heads, time, size]."""
-        return packed[0, :, self.shared :][:, self.places].transpose(0, 1)
+        return cast(Tensor, cast(Any, _SideBySide).apply(packed, self))
 
     def with_beginning(self, packed: Tensor) -> Tensor:
         """[1, heads, shared + tokens, size] → [rows, heads, shared + time, size]."""
         beginning = packed[:, :, : self.shared].expand(len(self.places), -1, -1, -1)
         return torch.cat([beginning, self.rows_of(packed)], dim=2)
 
+    def in_sequence(self, rows: Tensor) -> Tensor:
+        """[rows, time, heads, size] → [tokens, heads, size]; the inverse of `rows_of`."""
+        return cast(Tensor, cast(Any, _InSequence).apply(rows, self))
+
     def sees(self) -> Tensor:
         """[time, shared + time], True where a token of a row looks: at what is shared, and back in its row."""
         time = self.places.shape[1]
         return torch.ones(time, self.shared + time, dtype=torch.bool, device=self.places.device).tril(self.shared)
+
+
+class _SideBySide(torch.autograd.Function):
+    """`Packing.rows_of`. No token lies at two places, so that its gradient is looked up and need not be summed."""
+
+    @staticmethod
+    def forward(ctx: Any, packed: Tensor, packing: Packing) -> Tensor:
+        ctx.packing, ctx.shape = packing, packed.shape
+        return packed[0, :, packing.shared :][:, packing.places].transpose(0, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        packing: Packing = ctx.packing
+        gradient = upstream.new_empty(ctx.shape)
+        gradient[0, :, : packing.shared] = 0
+        gradient[0, :, packing.shared :] = upstream.transpose(0, 1).flatten(1, 2).index_select(1, packing.origins)
+        return gradient, None
+
+
+class _InSequence(torch.autograd.Function):
+    """`Packing.in_sequence`."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, packing: Packing) -> Tensor:
+        ctx.packing, ctx.shape = packing, rows.shape
+        return rows.flatten(0, 1).index_select(0, packing.origins)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        gradient = upstream.new_zeros(ctx.shape)
+        gradient.flatten(0, 1).index_copy_(0, ctx.packing.origins, upstream)
+        return gradient, None
 
 
 def can_pack(model: PreTrainedModel) -> bool:
@@ -93,7 +134,7 @@ def pack_attention(model: PreTrainedModel, attention: Attention, name: str) -> N
         settings["is_causal"] = False
         rows, whole = packing.rows_of(query), packing.with_beginning
         output = attention(module, rows, whole(key), whole(value), packing.sees()[None, None], **settings)[0]
-        parts = [output[packing.filled]]
+        parts = [packing.in_sequence(output)]
         if packing.shared:
             beginning = (one[:, :, : packing.shared] for one in (query, key, value))
             parts.insert(0, attention(module, *beginning, None, **settings | {"is_causal": True})[0][0])

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from distill_dagster.logits.projection import CompletionBatch, can_share_prefix, collate, hidden_before
 from distill_dagster.students.batches import PIECE_TOKENS, Collator, LengthBatches, Positions, even_batches
+from distill_dagster.students.clipping import can_clip_in_step, clip_in_step
 from distill_dagster.students.cpu_speed import quicken
 from distill_dagster.students.learning import Learning
 from distill_dagster.students.objectives import Objective
@@ -114,6 +115,14 @@ class CompletionLoss:
         self._seen["tokens"] += int(inputs["tokens"])
         processes = cast(Any, self).accelerator.num_processes
         return cast(Tensor, model(**inputs, scale=processes / int(num_items_in_batch)))
+
+    def _clip_grad_norm(self, model: Any) -> Tensor:
+        """The gradients' norm, at which the step that follows clips them: by the optimizer itself, where it can."""
+        loop, parameters = cast(Any, self), list(model.parameters())
+        optimizer = getattr(loop.optimizer, "optimizer", loop.optimizer)  # within accelerate's wrapper
+        if loop.accelerator.num_processes == 1 and can_clip_in_step(optimizer, parameters):
+            return clip_in_step(optimizer, parameters, loop.args.max_grad_norm)
+        return cast(Tensor, cast(Any, super())._clip_grad_norm(model))
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Validation measure per completion token, in nats; every token counts the same, whatever its batch.

@@ -6,7 +6,6 @@ from torch import nn
 
 from distill_dagster.students.fused_gradients import fuse_gradients, is_fused, part_gradients
 from distill_dagster.students.losses import Head, LossSettings, TopKTargets, divergence_loss
-from distill_dagster.students.products import linear
 
 VOCABULARY = 12
 
@@ -81,13 +80,3 @@ def test_what_was_changed_is_taken_back():
 
     assert not is_fused(model.head.weight)
     assert not any("forward" in vars(layer) for layer in model.modules())
-
-
-@pytest.mark.parametrize("shape", [(5, 6), (2, 3, 6), (0, 6)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_a_product_is_torchs_own(shape, dtype):
-    torch.manual_seed(2)
-    hidden, weight, bias = (torch.randn(*size, dtype=dtype) for size in (shape, (6, 7), (7,)))
-
-    for offset in (None, bias):
-        torch.testing.assert_close(linear(hidden, weight.t(), offset), nn.functional.linear(hidden, weight.t(), offset))
