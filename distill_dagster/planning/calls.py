@@ -1,6 +1,6 @@
 """The teacher calls that prompts need: their request keys, looked up in the response store, which is only read."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -11,6 +11,7 @@ from distill_dagster.prompts.placed import PlacedRows
 from distill_dagster.teachers.asking.requests import with_samples
 from distill_dagster.teachers.asking.survey import Seen
 from distill_dagster.teachers.money.input_tokens import Missing
+from distill_dagster.teachers.outputs import answered_keys
 from distill_dagster.teachers.protocol import REQUEST_COLUMNS, Teacher
 from distill_dagster.teachers.store.responses import ResponseStore
 
@@ -26,7 +27,7 @@ class CallPlan:
     """What is to be asked.
 
     Attributes:
-        partitions: calls by partition; a request that two of them need counts where it comes first.
+        partitions: calls by partition; a request that two of them need counts once.
         missing: sizes and prices of the requests that are needed.
         answered: some of the stored requests.
     """
@@ -39,6 +40,11 @@ class CallPlan:
     def total(self) -> TeacherCalls:
         """All of them."""
         return sum(self.partitions.values(), TeacherCalls())
+
+    @property
+    def has_sample(self) -> bool:
+        """Whether enough stored requests are known to tell how long answers usually are."""
+        return sum(map(len, self.answered)) >= USUAL_SAMPLE
 
     @property
     def most(self) -> int:
@@ -54,7 +60,7 @@ def plan_calls(
     store: ResponseStore | None,
     answered: Collection[str] = (),
 ) -> CallPlan:
-    """Counts the calls of some partitions, a partition in memory at a time.
+    """Counts the calls of some partitions, a few partitions in memory at a time.
 
     Args:
         due: partitions whose answers are not those of their prompts.
@@ -66,29 +72,55 @@ def plan_calls(
     found = CallPlan(Missing(teacher), dict.fromkeys(due, TeacherCalls()))
     seen = Seen()
     samples = distillation.spec.teacher.samples
-    for prompts in _chunks(due, answered if samples == 1 else ()):
-        for requests in _requests(prompts, samples, teacher, store):
+    for some in _together(due):
+        trusted = [name for name in some if name in answered] if samples == 1 and found.has_sample else []
+        stored = _surely_stored(distillation, some, trusted, store) if store is not None else {}
+        for name, requests in stored.items():
+            found.partitions[name] += TeacherCalls(stored=len(seen.fresh(requests)))
+        for requests in _requests(_prompts(some, stored), samples, teacher, store):
             _count(found, seen.fresh(requests), store)
     return found
 
 
-def _chunks(due: Mapping[str, PlacedRows], trusted: Collection[str]) -> Iterator[pl.DataFrame]:
-    """partition, messages and is_trusted (bool: stored prompts of a trusted partition) of all prompts, in their order.
-
-    Small partitions come together: looking up few requests takes about as long as looking up many.
-    """
-    chunk: list[pl.DataFrame] = []
+def _together(due: Mapping[str, PlacedRows]) -> Iterator[dict[str, PlacedRows]]:
+    """Small partitions come together: looking up few requests takes about as long as looking up many."""
+    some: dict[str, PlacedRows] = {}
     rows = 0
     for name, placed in due.items():
-        kept, fresh = placed.kept(["messages"]), placed.fresh.select("messages")
-        marks = {"partition": pl.lit(name), "is_trusted": pl.lit(name in trusted)}
-        chunk += [kept.with_columns(**marks), fresh.with_columns(**marks | {"is_trusted": pl.lit(False)})]
+        some[name] = placed
         rows += placed.rows
         if rows >= CHUNK_ROWS:
-            yield pl.concat(chunk)
-            chunk, rows = [], 0
-    if chunk:
-        yield pl.concat(chunk)
+            yield some
+            some, rows = {}, 0
+    if some:
+        yield some
+
+
+def _surely_stored(
+    distillation: Distillation, some: Mapping[str, PlacedRows], trusted: Sequence[str], store: ResponseStore
+) -> dict[str, pl.DataFrame]:
+    """request_key of the unchanged prompts of trusted partitions whose first few requests are stored, by partition."""
+    keys = {name: _answered_keys(distillation, name, some[name]) for name in trusted}
+    if not keys:
+        return {}
+    probes = {name: own["request_key"].head(PROBED) for name, own in keys.items()}
+    lost = store.missing(pl.concat(probes.values()))
+    return {name: own for name, own in keys.items() if not probes[name].is_in(lost.implode()).any()}
+
+
+def _answered_keys(distillation: Distillation, name: str, placed: PlacedRows) -> pl.DataFrame:
+    """request_key of a partition's unchanged prompts, as its answers have them: neither read nor hashed again."""
+    keys = answered_keys(distillation, name)
+    return keys if len(placed.known) == len(keys) else keys.join(placed.kept(["prompt_id"]), on="prompt_id", how="semi")
+
+
+def _prompts(some: Mapping[str, PlacedRows], stored: Collection[str]) -> pl.DataFrame:
+    """partition and messages of all prompts; of partitions in `stored`, only those that are new or changed."""
+    parts = [pl.DataFrame(schema={"messages": pl.String, "partition": pl.String})]
+    for name, placed in some.items():
+        kept = [] if name in stored else [placed.kept(["messages"])]
+        parts += [one.with_columns(partition=pl.lit(name)) for one in (*kept, placed.fresh.select("messages"))]
+    return pl.concat(parts)
 
 
 def _requests(
@@ -105,8 +137,7 @@ def _requests(
 
 
 def _count(found: CallPlan, requests: pl.DataFrame, store: ResponseStore | None) -> None:
-    certain = _surely_answered(requests, store)
-    keys = requests.filter(~certain)["request_key"]
+    keys = requests["request_key"]
     unanswered = store.missing(keys) if store is not None else keys
     travelling = store.in_batches(unanswered) if store is not None else keys.clear()
     is_unanswered = pl.col("request_key").is_in(unanswered.implode())
@@ -123,16 +154,6 @@ def _count(found: CallPlan, requests: pl.DataFrame, store: ResponseStore | None)
     _remember_answered(found, marked.filter("is_stored"))
 
 
-def _surely_answered(requests: pl.DataFrame, store: ResponseStore | None) -> pl.Series:
-    """Whether each is of a partition that is trusted, and whose first few requests are stored."""
-    is_trusted = requests["is_trusted"]
-    if store is None or not is_trusted.any():
-        return pl.repeat(False, len(requests), dtype=pl.Boolean, eager=True)
-    probes = requests.filter(is_trusted).group_by("partition").head(PROBED)
-    lost = probes.filter(pl.col("request_key").is_in(store.missing(probes["request_key"]).implode()))
-    return is_trusted & ~requests["partition"].is_in(lost["partition"].implode())
-
-
 def _remember_answered(found: CallPlan, requests: pl.DataFrame) -> None:
-    if len(requests) and sum(map(len, found.answered)) < USUAL_SAMPLE:
+    if len(requests) and not found.has_sample:
         found.answered.append(requests.select(REQUEST_COLUMNS).head(USUAL_SAMPLE))

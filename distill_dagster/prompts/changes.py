@@ -46,7 +46,7 @@ def changes_of(placed: PlacedRows) -> Changes:
         return Changes(placed.rows, 0, NO_IDS, NO_IDS, NO_IDS)
     before = pl.scan_parquet(placed.stored.path)
     left = before.select("prompt_id", "row_hash").collect()
-    left = left.filter(~pl.col("row_hash").is_in(placed.known.implode()))
+    left = left.join(placed.known.to_frame("row_hash"), on="row_hash", how="anti")
     fresh = placed.fresh
     again = fresh.join(left, on="prompt_id", how="semi")
     changed, for_students = _compared(again, before)

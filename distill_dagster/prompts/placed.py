@@ -86,7 +86,7 @@ class PlacedRows:
         wanted = None if columns is None else [*dict.fromkeys([*columns, "row_hash"])]
         frame = pl.read_parquet(self.stored.path, columns=wanted)
         if len(self.known) < self.stored.rows:
-            frame = frame.filter(pl.col("row_hash").is_in(self.known.implode()))
+            frame = frame.join(self.known.to_frame("row_hash"), on="row_hash", how="semi", maintain_order="left")
         return frame.select(columns or list(PROMPTS_SCHEMA))
 
     def coming(self, columns: list[str]) -> pl.DataFrame:

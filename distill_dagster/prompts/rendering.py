@@ -1,6 +1,7 @@
 """Turns one source row into one prompt: its identity, its partition, and the conversations teacher and student read."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -140,7 +141,8 @@ class Renderer:
 
     def _conversation(self, row: dict[str, Any]) -> tuple[Conversation, Conversation]:
         """The system message (none or one) and the turns of the row itself."""
-        system = _declared_system(self._system, row)
+        of_row = self._system is not None and self._system.columns
+        system = _declared_system(self._system, row) if of_row else self._system_of_all
         if self._prompt is not None:
             text = self._prompt.render(row)
             if not text.strip():
@@ -156,6 +158,11 @@ class Renderer:
                 f"column {column!r} has a system message and prompts.system is declared too; keep one of them"
             )
         return turns[:1], turns[1:]
+
+    @cached_property
+    def _system_of_all(self) -> Conversation:
+        """The system message where it has no columns of the row in it."""
+        return _declared_system(self._system, {})
 
     def _read(self, row: dict[str, Any], turns: Conversation) -> list[str]:
         """The texts the prompt is made of: the columns its template reads, or else the turns themselves."""

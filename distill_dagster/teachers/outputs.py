@@ -30,6 +30,7 @@ __all__ = [
     "OUTPUTS_SCHEMA",
     "OutputsBuild",
     "OutputsPartition",
+    "answered_keys",
     "build_outputs",
     "make_teacher",
     "outputs_build_key",
@@ -105,12 +106,17 @@ def read_outputs(
     Raises:
         StorageError: the partition was never materialised.
     """
-    if version is None:
-        current = read_current(distillation.files.asset(ASSET, partition))
-        if current is None:
-            raise StorageError(f"{distillation.name}/{ASSET}: partition {partition!r} was never materialised")
-        version = current.version
-    return pl.read_parquet(_parquet(distillation, partition, version), n_rows=rows)
+    path = _current_parquet(distillation, partition) if version is None else _parquet(distillation, partition, version)
+    return pl.read_parquet(path, n_rows=rows)
+
+
+def answered_keys(distillation: Distillation, partition: str) -> pl.DataFrame:
+    """prompt_id and request_key of a partition's current answers.
+
+    Raises:
+        StorageError: the partition was never materialised.
+    """
+    return pl.read_parquet(_current_parquet(distillation, partition), columns=["prompt_id", "request_key"])
 
 
 def outputs_summary(distillation: Distillation, partition: str) -> Mapping[str, int]:
@@ -265,6 +271,13 @@ def _adopt(distillation: Distillation, partition: str, identity: TeacherIdentity
 def _point(distillation: Distillation, partition: str, record: BuildRecord) -> bool:
     folder = distillation.files.asset(ASSET, partition)
     return write_current(folder, Current(record.version, record.build_key))
+
+
+def _current_parquet(distillation: Distillation, partition: str) -> Path:
+    current = read_current(distillation.files.asset(ASSET, partition))
+    if current is None:
+        raise StorageError(f"{distillation.name}/{ASSET}: partition {partition!r} was never materialised")
+    return _parquet(distillation, partition, current.version)
 
 
 def _parquet(distillation: Distillation, partition: str, version: str) -> Path:

@@ -113,13 +113,15 @@ class Seen:
         """
         own = requests.unique("request_key", keep="first", maintain_order=True)
         heads = own["request_key"].str.slice(0, HEX_DIGITS).str.to_integer(base=16, dtype=pl.UInt64).to_numpy()
+        order = np.argsort(heads)  # in order, what is looked up next lies near what was looked up last
+        ordered = heads[order]
         known = np.zeros(len(heads), dtype=bool)
         for run in self._runs:
-            known |= run[np.searchsorted(run, heads).clip(max=len(run) - 1)] == heads
+            known[order] |= run[np.searchsorted(run, ordered).clip(max=len(run) - 1)] == ordered
         if known.any():
-            own, heads = own.filter(pl.Series(~known)), heads[~known]
-        if len(heads):
-            self._add(np.sort(heads))
+            own, ordered = own.filter(pl.Series(~known)), ordered[~known[order]]
+        if len(ordered):
+            self._add(ordered)
         return own
 
     def _add(self, run: NDArray[np.uint64]) -> None:
