@@ -1,4 +1,4 @@
-"""The `evaluation/<name>` stage: predicts in the worker, measures here, publishes the report."""
+"""The `evaluation/<name>` stage: adopts what was measured before, or has it measured, and publishes the report."""
 
 import dataclasses
 import shutil
@@ -9,47 +9,17 @@ from pathlib import Path
 
 import polars as pl
 
-from distill_dagster.dataset.leakage import require_no_golden_rows
 from distill_dagster.errors import EvaluationError
-from distill_dagster.evaluation.collect import asked_rows, evaluation_inputs, held_out_rows
 from distill_dagster.evaluation.declared_metrics import metric_sources
 from distill_dagster.evaluation.formatting import system_label
-from distill_dagster.evaluation.golden import (
-    gate_candidates,
-    golden_inputs,
-    golden_stored,
-    golden_versions,
-    require_current_golden,
-)
-from distill_dagster.evaluation.harness import (
-    HarnessFindings,
-    harness_models,
-    harness_sources,
-    require_harness,
-    run_harness,
-)
-from distill_dagster.evaluation.harness_files import outcome_inputs
-from distill_dagster.evaluation.inputs import HeldOutInputs
-from distill_dagster.evaluation.judged import judge_answers
+from distill_dagster.evaluation.golden import gate_candidates, golden_stored, golden_versions, require_current_golden
+from distill_dagster.evaluation.harness import harness_sources
+from distill_dagster.evaluation.measuring import measure
 from distill_dagster.evaluation.metadata import metric_plot_markdown, summary_markdown
 from distill_dagster.evaluation.model import EvaluationReport, answering
 from distill_dagster.evaluation.planned_calls import Asking, Purses
-from distill_dagster.evaluation.prediction_files import (
-    Predicted,
-    missing,
-    publish_finished,
-    read_predictions,
-)
-from distill_dagster.evaluation.second_sample import second_sample_settings, with_second_answers
-from distill_dagster.evaluation.similarity import find_embedders, measure_similarities, text_pairs
-from distill_dagster.evaluation.subjects import (
-    Subjects,
-    decoding,
-    find_subjects,
-    longest_answer,
-    teacher_model,
-    wanted_predictions,
-)
+from distill_dagster.evaluation.second_sample import second_sample_settings
+from distill_dagster.evaluation.subjects import Subjects, decoding, find_subjects
 from distill_dagster.evaluation.write import (
     PREDICTIONS_FILE,
     REPORT_HTML_FILE,
@@ -57,17 +27,16 @@ from distill_dagster.evaluation.write import (
     evaluation_version,
     write_evaluation,
 )
-from distill_dagster.jobs import PredictJob
 from distill_dagster.judging.ask import judge_settings
 from distill_dagster.lineage.builds import BuildRecord, Builds, build_key
 from distill_dagster.lineage.manifests import Manifest, spec_hash, write_manifest
 from distill_dagster.project import Distillation
 from distill_dagster.prompts.splits import Split
-from distill_dagster.storage import Current, new_folder, read_current, write_current, write_file
+from distill_dagster.storage import Current, new_folder, read_current, write_current
 from distill_dagster.teachers.asking.obtaining import Purse
 from distill_dagster.teachers.store.leases import Leases
 from distill_dagster.teachers.store.responses import ResponseStore
-from distill_dagster.worker_process import Launch, run_job
+from distill_dagster.worker_process import Launch
 
 STAGE_NUMBER = 6
 _ROW = ["prompt_id", "sample", "text"]
@@ -235,38 +204,11 @@ def _evaluate(
     turn: AbstractContextManager[None] | None,
 ) -> BuildRecord:
     student, inputs = subjects.student.name, subjects.versions | golden_versions(distillation)
-    dataset = distillation.files.asset("dataset") / subjects.dataset
-    test = pl.read_parquet(dataset / "test.parquet")
-    if test.is_empty():
-        raise EvaluationError(
-            f"{distillation.name}: no rows in the test split, so nothing can be measured; raise prompts.split.test"
-        )
-    require_no_golden_rows(distillation, subjects.dataset)
-    require_harness(distillation)
-    embedders = find_embedders(distillation)
-    away = held_out_rows(distillation, dataset)
-    predicted = _predict(distillation, subjects, test, work, launch)
-    asked = asked_rows(distillation, dataset, test)
-    predicted = with_second_answers(predicted, distillation, asked, purses.of(Asking.SECOND_ANSWERS))
-    held_out = None
-    if away is not None:
-        apart = _predict(distillation, subjects, away, work / "held_out", launch)
-        held_out = HeldOutInputs(away, apart.generated, apart.fidelity)
-    golden = golden_inputs(distillation, subjects, work / "golden", launch, purses.of(Asking.GOLDEN_ANSWERS))
-    harness = _run_harness(distillation, subjects, test, work, launch)
-    evaluation = dataclasses.replace(
-        evaluation_inputs(distillation, subjects, test, predicted, held_out, golden),
-        harness=harness.table if harness is not None else None,
-        judged=judge_answers(distillation, test, predicted.generated, launch, purses.of(Asking.JUDGE), turn),
-    )
-    if embedders:
-        answered = [(test, predicted.generated), *((one.rows, one.generated) for one in (held_out, golden) if one)]
-        similarities = measure_similarities(embedders, text_pairs(answered), work, launch)
-        evaluation = dataclasses.replace(evaluation, similarities=similarities)
+    measured = measure(distillation, subjects, work, launch, purses, turn)
     aside = work / "report"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
-    report = write_evaluation(aside, evaluation)
+    report = write_evaluation(aside, measured.evaluation)
     version = evaluation_version(aside)
     with new_folder(_folder(distillation, student, version)) as folder:
         shutil.copytree(aside, folder, dirs_exist_ok=True)
@@ -275,11 +217,9 @@ def _evaluate(
             asset=f"evaluation/{student}",
             version=version,
             build_key=key,
-            inputs=inputs | (outcome_inputs(harness.outcomes) if harness is not None else {}),
+            inputs=inputs | measured.outcomes,
             spec_hash=spec_hash(distillation.spec),
-            counts={"test_rows": len(test)}
-            | ({"held_out_rows": len(away)} if away is not None else {})
-            | ({"golden_rows": len(golden.rows)} if golden is not None else {}),
+            counts=measured.counts,
             details={
                 "metrics": distillation.spec.evaluation.metric_names,
                 "headlines": report.headlines,
@@ -287,45 +227,7 @@ def _evaluate(
             },
         )
         write_manifest(folder, manifest)
-    return BuildRecord(key, "evaluation", version, inputs, {"test_rows": len(test)})
-
-
-def _predict(
-    distillation: Distillation, subjects: Subjects, held_rows: pl.DataFrame, work: Path, launch: Launch
-) -> Predicted:
-    """The predictions of all subjects on some rows: those that are stored, and those that one worker job makes now."""
-    dataset = distillation.files.asset("dataset") / subjects.dataset
-    train = dataset / "train.parquet"
-    asked = asked_rows(distillation, dataset, held_rows)
-    wanted = wanted_predictions(distillation, subjects, asked, pl.read_parquet(train, columns=["completion_ids"]))
-    publish_finished(distillation, wanted, work)  # of a run that was cut short
-    absent = missing(distillation, wanted)
-    if absent:
-        rows = work / "rows.parquet"
-        write_file(rows, lambda aside: asked.write_parquet(aside))
-        job = PredictJob(
-            predictions=[one.prediction for one in absent],
-            teacher=teacher_model(distillation, subjects),
-            rows=rows,
-            train_rows=train,
-            max_tokens=longest_answer(distillation),
-            batch_size=distillation.spec.evaluation.batch_size,
-            out=work,
-        )
-        run_job(job, launch, on_poll=lambda: publish_finished(distillation, absent, work))
-    return read_predictions(distillation, wanted)
-
-
-def _run_harness(
-    distillation: Distillation, subjects: Subjects, test: pl.DataFrame, work: Path, launch: Launch
-) -> HarnessFindings | None:
-    """What the harness says of the models that answered the test rows."""
-    if distillation.spec.evaluation.harness is None:
-        return None
-    dataset = distillation.files.asset("dataset") / subjects.dataset
-    train = pl.read_parquet(dataset / "train.parquet", columns=["completion_ids"])
-    wanted = wanted_predictions(distillation, subjects, asked_rows(distillation, dataset, test), train)
-    return run_harness(distillation, harness_models(wanted, subjects.versions), work, launch)
+    return BuildRecord(key, "evaluation", version, inputs, {"test_rows": measured.counts["test_rows"]})
 
 
 def _folder(distillation: Distillation, student: str, version: str) -> Path:

@@ -177,7 +177,7 @@ def test_what_a_killed_run_had_finished_is_not_made_again(bench: Bench, monkeypa
         shutil.rmtree(bench.distillation.files.asset("predictions"), ignore_errors=True)
         raise WorkerError("killed")
 
-    monkeypatch.setattr("distill_dagster.evaluation.build.publish_finished", lambda *_: None)
+    monkeypatch.setattr("distill_dagster.evaluation.measuring.publish_finished", lambda *_: None)
     with pytest.raises(WorkerError, match="killed"):
         bench.evaluate("first", after=dies)
     monkeypatch.undo()
