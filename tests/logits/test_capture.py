@@ -49,7 +49,8 @@ def run(job: CaptureJob, **options) -> dict:
 
 def same_targets(one, other) -> bool:
     pairs = zip(vars(one.targets).values(), vars(other.targets).values(), strict=True)
-    return one.ids_hash == other.ids_hash and all(np.allclose(a, b, atol=2e-3) for a, b in pairs)
+    step = 2**-10  # of half precision: what rounding may move a kept value by
+    return one.ids_hash == other.ids_hash and all(np.allclose(a, b, rtol=step, atol=2e-3) for a, b in pairs)
 
 
 @pytest.mark.parametrize("share", [True, False], ids=["shared prefix", "apart"])
