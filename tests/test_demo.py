@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -52,7 +53,7 @@ def test_the_demo_with_few_prompts(tmp_path: Path) -> None:
     corpus.write_text(corpus.read_text(encoding="utf-8") + FEW, encoding="utf-8")
     spec = folder / "defs.yaml"
     text = spec.read_text(encoding="utf-8").replace("max_tokens: 96", "max_tokens: 48")
-    text = text.replace("test: 0.15", "test: 0.3").replace("epochs: 2", "epochs: 2\n      max_steps: 8")
+    text = re.sub(r"(epochs: \d+)", r"\1\n      max_steps: 8", text.replace("test: 0.15", "test: 0.3"))
     spec.write_text(text, encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("DISTILL", "DAGSTER"))}
     command = [sys.executable, "-m", "distill_dagster.cli", "--project", str(root)]

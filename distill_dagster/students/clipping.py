@@ -34,6 +34,11 @@ def clip_in_step(optimizer: torch.optim.AdamW, parameters: Iterable[nn.Parameter
     return norm
 
 
+def clip_before_step(optimizer: Any) -> None:
+    """Has the next steps take gradients as they are again: somebody else clips them."""
+    vars(optimizer).pop("grad_scale", None)
+
+
 @torch.no_grad()
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     """The Euclidean norm over all gradients, by products of vectors: twice as fast as `vector_norm` on a CPU."""

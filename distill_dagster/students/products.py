@@ -12,8 +12,8 @@ _CPU_INFO = Path("/proc/cpuinfo")
 def mkl_suits(info: Path = _CPU_INFO) -> bool:
     """Whether MKL runs on the processors that it is made for, Intel's; where that cannot be known, it is assumed.
 
-    On them it is 1.0 to 1.6 times as fast as oneDNN, which also lays a large weight out anew at every call; on an AMD
-    EPYC oneDNN is 1.1 to 1.6 times as fast as MKL (torch 2.14).
+    On them it is as fast as oneDNN forwards and 1.1 to 1.6 times as fast backwards, where oneDNN lays a large weight
+    out anew at every call; on an AMD EPYC oneDNN is 1.1 to 1.6 times as fast as MKL (torch 2.14).
     """
     try:
         lines = info.read_text(encoding="utf-8").splitlines()

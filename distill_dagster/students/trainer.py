@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from distill_dagster.logits.projection import CompletionBatch, can_share_prefix, collate, hidden_before
 from distill_dagster.students.batches import PIECE_TOKENS, Collator, LengthBatches, Positions, even_batches
-from distill_dagster.students.clipping import can_clip_in_step, clip_in_step
+from distill_dagster.students.clipping import can_clip_in_step, clip_before_step, clip_in_step
 from distill_dagster.students.cpu_speed import quicken
 from distill_dagster.students.learning import Learning
 from distill_dagster.students.objectives import Objective
@@ -122,6 +122,7 @@ class CompletionLoss:
         optimizer = getattr(loop.optimizer, "optimizer", loop.optimizer)  # within accelerate's wrapper
         if loop.accelerator.num_processes == 1 and can_clip_in_step(optimizer, parameters):
             return clip_in_step(optimizer, parameters, loop.args.max_grad_norm)
+        clip_before_step(optimizer)
         return cast(Tensor, cast(Any, super())._clip_grad_norm(model))
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from distill_dagster.students.clipping import can_clip_in_step, clip_in_step, gradient_norm
+from distill_dagster.students.clipping import can_clip_in_step, clip_before_step, clip_in_step, gradient_norm
 
 
 def make_model(seed: int) -> nn.Module:
@@ -38,6 +38,22 @@ def test_it_is_clipping_before_the_step(scale):
         torch.testing.assert_close(norm, before)
         for one, other in zip(found.parameters(), expected.parameters(), strict=True):
             torch.testing.assert_close(one, other)
+
+
+def test_a_step_that_others_clip_for_is_not_clipped_again():
+    found, expected = make_model(3), make_model(3)
+    ours = torch.optim.AdamW(found.parameters(), lr=0.1, fused=True)
+    plain = torch.optim.AdamW(expected.parameters(), lr=0.1, fused=True)
+    for model in (found, expected):
+        fill_gradients(model, 1.0)
+    clip_in_step(ours, found.parameters(), 0.01)
+
+    clip_before_step(ours)
+    ours.step()
+    plain.step()
+
+    for one, other in zip(found.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
 def test_the_norm_is_over_all_gradients():
