@@ -7,6 +7,7 @@ own, and only after the first step is freed memory kept.
 """
 
 import ctypes
+import os
 import sys
 from typing import Any
 
@@ -14,14 +15,17 @@ from transformers import TrainerCallback
 
 # mallopt(3): from which size blocks are mapped by themselves, how much free memory goes back, how many heaps there are
 _MMAP_THRESHOLD, _TRIM_THRESHOLD, _ARENA_MAX = -3, -1, -8
+_PREPARED_PRODUCTS = 64
 _LIVES_ON, _HUGE, _NONE, _NEVER = 1 << 20, 1 << 26, 1 << 30, (1 << 31) - 1
 
 
 def lay_out_memory() -> None:
     """Maps large blocks by themselves until a step has been made; the backward pass's thread shares one heap with us.
 
-    To be called before a model is loaded.
+    oneDNN keeps as many prepared products as a few steps use: each is for one number of tokens and takes a megabyte or
+    two, and by default it keeps 1,024. To be called before a model is loaded.
     """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_PREPARED_PRODUCTS))
     _set(_ARENA_MAX, 1)
     _set(_MMAP_THRESHOLD, _LIVES_ON)
 
