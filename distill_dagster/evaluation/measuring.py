@@ -77,15 +77,15 @@ def measure(
     require_harness(distillation)
     embedders = find_embedders(distillation)
     away = held_out_rows(distillation, models.dataset)
-    predicted = models.predict(test, work)
-    asked = asked_rows(distillation, models.dataset, test)
+    asked = models.asked(test)
+    predicted = models.predict(asked, work)
     predicted = with_second_answers(predicted, distillation, asked, purses.of(Asking.SECOND_ANSWERS))
     held_out = None
     if away is not None:
-        apart = models.predict(away, work / "held_out")
+        apart = models.predict(models.asked(away), work / "held_out")
         held_out = HeldOutInputs(away, apart.generated, apart.fidelity)
     golden = golden_inputs(distillation, subjects, work / "golden", launch, purses.of(Asking.GOLDEN_ANSWERS))
-    harness = models.run_harness(test, work)
+    harness = models.run_harness(asked, work)
     judged = judge_answers(distillation, test, predicted.generated, launch, purses.of(Asking.JUDGE), turn)
     answered = [(test, predicted.generated), *((one.rows, one.generated) for one in (held_out, golden) if one)]
     evaluation = dataclasses.replace(
@@ -114,10 +114,13 @@ class _Models:
             )
         return test
 
-    def predict(self, rows: pl.DataFrame, work: Path) -> Predicted:
+    def asked(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """What a model is asked for some rows of the dataset; see `asked_rows`."""
+        return asked_rows(self._distillation, self.dataset, rows)
+
+    def predict(self, asked: pl.DataFrame, work: Path) -> Predicted:
         """All models' predictions on some rows: those that are stored, and those that one worker job makes now."""
         distillation = self._distillation
-        asked = asked_rows(distillation, self.dataset, rows)
         wanted = self._wanted(asked)
         publish_finished(distillation, wanted, work)  # of a run that was cut short
         absent = missing(distillation, wanted)
@@ -136,11 +139,11 @@ class _Models:
             run_job(job, self._launch, on_poll=lambda: publish_finished(distillation, absent, work))
         return read_predictions(distillation, wanted)
 
-    def run_harness(self, test: pl.DataFrame, work: Path) -> HarnessFindings | None:
-        """What the harness says of the models that answered the test rows."""
+    def run_harness(self, asked: pl.DataFrame, work: Path) -> HarnessFindings | None:
+        """What the harness says of the models that are `asked` the test rows."""
         if self._distillation.spec.evaluation.harness is None:
             return None
-        wanted = self._wanted(asked_rows(self._distillation, self.dataset, test))
+        wanted = self._wanted(asked)
         return run_harness(self._distillation, harness_models(wanted, self._subjects.versions), work, self._launch)
 
     @property

@@ -100,7 +100,7 @@ def _surely_stored(
     distillation: Distillation, some: Mapping[str, PlacedRows], trusted: Sequence[str], store: ResponseStore
 ) -> dict[str, pl.DataFrame]:
     """request_key of the unchanged prompts of trusted partitions whose first few requests are stored, by partition."""
-    keys = {name: _answered_keys(distillation, name, some[name]) for name in trusted}
+    keys = {name: _kept_keys(distillation, name, some[name]) for name in trusted}
     if not keys:
         return {}
     probes = {name: own["request_key"].head(PROBED) for name, own in keys.items()}
@@ -108,7 +108,7 @@ def _surely_stored(
     return {name: own for name, own in keys.items() if not probes[name].is_in(lost.implode()).any()}
 
 
-def _answered_keys(distillation: Distillation, name: str, placed: PlacedRows) -> pl.DataFrame:
+def _kept_keys(distillation: Distillation, name: str, placed: PlacedRows) -> pl.DataFrame:
     """request_key of a partition's unchanged prompts, as its answers have them: neither read nor hashed again."""
     keys = answered_keys(distillation, name)
     return keys if len(placed.known) == len(keys) else keys.join(placed.kept(["prompt_id"]), on="prompt_id", how="semi")
