@@ -1,6 +1,7 @@
 """The training loop for objectives with targets at hand: the loss is formed at completion tokens only."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Self, cast
 
 import torch
@@ -14,7 +15,7 @@ from distill_dagster.students.clipping import can_clip_in_step, clip_before_step
 from distill_dagster.students.cpu_speed import quicken
 from distill_dagster.students.learning import Learning
 from distill_dagster.students.objectives import Objective
-from distill_dagster.students.packed_reading import packed_hidden_before
+from distill_dagster.students.packed_reading import ROUND_LENGTH, packed_hidden_before
 
 Inputs = dict[str, Tensor]
 
@@ -69,7 +70,8 @@ class CompletionLoss:
         alone = loop.accelerator.num_processes == 1
         on_cpu = loop.args.device.type == "cpu"
         packs = on_cpu and quicken(self._inner, bf16=loop.args.bf16, alone=alone)
-        self._hidden_before = packed_hidden_before if packs else hidden_before
+        packed = partial(packed_hidden_before, multiple=ROUND_LENGTH if loop.args.bf16 else 1)
+        self._hidden_before = packed if packs else hidden_before
         self._batches = LengthBatches(
             learning.train.lengths,
             rows=loop.args.per_device_train_batch_size,

@@ -1,5 +1,7 @@
 """Reading a batch as one sequence gives the hidden states and the gradients of reading its rows side by side."""
 
+from functools import partial
+
 import pytest
 import torch
 from transformers import (
@@ -14,7 +16,7 @@ from transformers import (
 
 from distill_dagster.logits.projection import CompletionBatch, collate, hidden_before
 from distill_dagster.students.cpu_speed import plain_again, quicken
-from distill_dagster.students.packed_reading import can_pack, packed_hidden_before
+from distill_dagster.students.packed_reading import Packing, can_pack, packed_hidden_before
 
 SIZES = {
     "vocab_size": 64,
@@ -46,16 +48,17 @@ def read(model: PreTrainedModel, batch: CompletionBatch, how) -> tuple[torch.Ten
     return hidden.detach(), {name: one.to_dense() if one.is_sparse else one for name, one in gradients.items()}
 
 
+@pytest.mark.parametrize("multiple", [1, 7, 64])
 @pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize("name", ["llama", "qwen3"])
-def test_it_is_the_same_reading(name, share):
+def test_it_is_the_same_reading(name, share, multiple):
     batch = make_batch(share=share)
     assert bool(len(batch.prefix)) is share
     hidden, gradients = read(make_model(name), batch, hidden_before)
     model = make_model(name)
     assert quicken(model, bf16=False, alone=True)
 
-    packed, packed_gradients = read(model, batch, packed_hidden_before)
+    packed, packed_gradients = read(model, batch, partial(packed_hidden_before, multiple=multiple))
 
     assert packed.shape == (8, 16)
     torch.testing.assert_close(packed, hidden)
@@ -94,3 +97,31 @@ def test_models_that_it_does_not_suit_are_read_row_by_row():
 
     assert can_pack(make_model("llama"))
     assert not any(map(can_pack, [sliding, eager]))
+
+
+@pytest.mark.parametrize(("multiple", "filling"), [(1, 0), (8, 4), (20, 0), (64, 44)])
+def test_the_sequence_is_filled_up_to_a_round_length(multiple, filling):
+    batch = make_batch(share=True)
+    packing = Packing.of(batch, multiple)
+
+    ids, positions = packing.sequence(batch.prefix, batch.input_ids[:, :-1]), packing.positions()
+
+    end = [0] * filling
+    assert ids[0].tolist() == [*BEGINNING, 30, 40, 41, 42, 43, 31, 32, 33, 34, 46, *end]
+    assert positions[0].tolist() == [*range(10), 10, 11, 12, 13, 14, 10, 11, 12, 10, 11, *end]
+
+
+def test_attention_keeps_its_dropout_and_its_scale():
+    model, batch = make_model("llama"), make_batch(share=True)
+    quicken(model, bf16=False, alone=True)
+    plain = packed_hidden_before(model, batch).detach()
+    for layer in model.model.layers:
+        layer.self_attn.scaling *= 3
+    assert not torch.allclose(packed_hidden_before(model, batch), plain)
+    for layer in model.model.layers:
+        layer.self_attn.scaling /= 3
+        layer.self_attn.attention_dropout = 0.5
+    model.train()
+    assert not torch.allclose(packed_hidden_before(model, batch), plain)
+    model.eval()
+    torch.testing.assert_close(packed_hidden_before(model, batch).detach(), plain)
