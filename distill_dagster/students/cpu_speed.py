@@ -23,7 +23,7 @@ def quicken(model: PreTrainedModel, *, bf16: bool, alone: bool) -> bool:
       head's: no second gradient as large as the vocabulary is filled and added.
     - Gradients of weights are added where they are formed (`fused_gradients`): the head's always, the other layers' in
       float32.
-    - A batch is read as one sequence without padding (`packed_reading`), where the model allows it.
+    - A batch is read as one sequence, no row padded (`packed_reading`), where the model allows it.
     - Under bfloat16 autocast attention runs in float32: torch's CPU kernel takes about twice as long in bfloat16
       at the lengths of short answers (torch 2.14).
 

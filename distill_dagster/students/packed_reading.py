@@ -1,4 +1,4 @@
-"""A batch read as one sequence: what its rows share once, no padding, and all tokens in the same products of matrices.
+"""A batch read as one sequence: what its rows share once, no row padded, all tokens in the same products of matrices.
 
 Only attention knows of rows: it lays them side by side again, each behind the shared beginning. Every other layer of a
 causal model treats tokens one by one, and on a CPU few large products are faster than many small ones.
