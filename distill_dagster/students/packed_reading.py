@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, unflatten
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
@@ -148,30 +148,30 @@ def packed_attention(
 
     Args:
         query: [1, heads, length, size].
-        key, value: [1, heads / some number, length, size].
+        key: [1, heads / some number, length, size].
+        value: [1, heads / some number, length, width].
         scale: of the scores; None is 1 / sqrt(size).
         dropout: share of the weights that are dropped.
 
     Returns:
-        [1, length, heads, size].
+        [1, length, heads, width].
     """
-    heads, size, key_heads, shared = query.shape[1], query.shape[3], key.shape[1], packing.shared
+    heads, key_heads, shared = query.shape[1], key.shape[1], packing.shared
+    sharing, time = heads // key_heads, packing.filled.shape[1]
     attend = partial(scaled_dot_product_attention, dropout_p=dropout, scale=scale)
-    rows, time = packing.filled.shape
-    sharing = heads // key_heads
     queries, keys, values = (one.transpose(1, 2).flatten(2)[0] for one in (query, key, value))
-    own = _side_by_side(queries, packing, False).view(rows, time, key_heads, sharing, size).permute(0, 2, 3, 1, 4)
+    own = unflatten(_side_by_side(queries, packing, False), 2, (key_heads, sharing, -1)).permute(0, 2, 3, 1, 4)
     at, of = (
-        _side_by_side(one, packing, True).view(rows, -1, key_heads, size).transpose(1, 2) for one in (keys, values)
+        unflatten(_side_by_side(one, packing, True), 2, (key_heads, -1)).transpose(1, 2) for one in (keys, values)
     )
     found = attend(own.flatten(2, 3), at, of, attn_mask=packing.sees.repeat(sharing, 1))
-    found = found.view(rows, key_heads, sharing, time, size).permute(0, 3, 1, 2, 4).flatten(2)
-    first = queries[:0]
+    found = unflatten(found, 2, (sharing, time)).permute(0, 3, 1, 2, 4).flatten(2)
+    first = found[0, :0]
     if shared:
         beginning = (one[:, :, :shared] for one in (query, key, value))
         first = attend(*beginning, is_causal=True, enable_gqa=sharing > 1)[0].transpose(0, 1).flatten(1)
     sequence = cast(Tensor, cast(Any, _InSequence).apply(first, found, packing))
-    return sequence.view(1, -1, heads, size)
+    return unflatten(sequence, 1, (heads, -1))[None]
 
 
 def _side_by_side(sequence: Tensor, packing: Packing, with_beginning: bool) -> Tensor:
@@ -179,10 +179,11 @@ def _side_by_side(sequence: Tensor, packing: Packing, with_beginning: bool) -> T
 
 
 def can_pack(model: PreTrainedModel) -> bool:
-    """Whether `pack_attention` suits a model: full attention by torch in every layer, at positions it is told."""
-    backbone = cast(Any, model).base_model
-    told = "position_ids" in inspect.signature(backbone.forward).parameters
-    return told and model.config.get_text_config()._attn_implementation == "sdpa" and can_share_prefix(model)
+    """Whether `pack_attention` suits a model: full, uncapped attention by torch in every layer, at told positions."""
+    config = model.config.get_text_config()
+    told = "position_ids" in inspect.signature(cast(Any, model).base_model.forward).parameters
+    uncapped = getattr(config, "attn_logit_softcapping", None) is None
+    return told and uncapped and config._attn_implementation == "sdpa" and can_share_prefix(model)
 
 
 def pack_attention(model: PreTrainedModel, attention: Attention, name: str) -> None:

@@ -16,7 +16,7 @@ from transformers import (
 
 from distill_dagster.logits.projection import CompletionBatch, collate, hidden_before
 from distill_dagster.students.cpu_speed import plain_again, quicken
-from distill_dagster.students.packed_reading import Packing, can_pack, packed_hidden_before
+from distill_dagster.students.packed_reading import Packing, can_pack, packed_attention, packed_hidden_before
 
 SIZES = {
     "vocab_size": 64,
@@ -95,8 +95,29 @@ def test_models_that_it_does_not_suit_are_read_row_by_row():
     eager = make_model("llama")
     eager.set_attn_implementation("eager")
 
+    capped = make_model("llama")
+    capped.config.attn_logit_softcapping = 50.0
+
     assert can_pack(make_model("llama"))
-    assert not any(map(can_pack, [sliding, eager]))
+    assert not any(map(can_pack, [sliding, eager, capped]))
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_values_may_be_of_another_width_than_keys(share):
+    torch.manual_seed(5)
+    batch = make_batch(share=share)
+    packing = Packing.of(batch, 8)
+    length = packing.positions().shape[1]
+    query, key, value = (torch.randn(1, heads, length, size) for heads, size in ((4, 6), (2, 6), (2, 3)))
+
+    found = packed_attention(query, key, value, packing, scale=None, dropout=0.0)
+
+    assert found.shape == (1, length, 4, 3)
+    for row, count in zip(packing.places, packing.filled.sum(1) + packing.shared, strict=True):
+        seen = row[:count]
+        keys, values = (one[:, :, seen].repeat_interleave(2, dim=1) for one in (key, value))
+        expected = torch.nn.functional.scaled_dot_product_attention(query[:, :, seen], keys, values, is_causal=True)
+        torch.testing.assert_close(found[:, seen].transpose(1, 2), expected)
 
 
 @pytest.mark.parametrize(("multiple", "filling"), [(1, 0), (8, 4), (20, 0), (64, 44)])
