@@ -4,10 +4,10 @@
     python benchmarks/logit_training.py --check
 
 SmolLM2-135M-Instruct teaches its 16 most influential layers on the demo's rows. All systems see the same batches in
-the same order, with the same precision, optimiser and schedule, each in a process of its own; rounds are interleaved.
-Timing begins after two steps, the batch of the longest row among them, and leaves out loading. What capturing cost,
-once for all trainings, is printed beside. `--check` compares everybody's loss on the first batch with one formed in the
-plainest way.
+the same order, with the same precision, optimiser and schedule, each in a process of its own. A round trains all of
+them once, step by step in turn, so that a machine whose pace changes changes it for all. Timing begins after two steps,
+the batch of the longest row among them, and leaves out loading. What capturing cost, once for all trainings, is printed
+beside. `--check` compares everybody's loss on the first batch with one formed in the plainest way.
 """
 
 import argparse
@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.training_rivals.setting import Setting, launch, make_batches, run_module  # noqa: E402
+from benchmarks.training_rivals.turns import train_in_turn  # noqa: E402
 
 SYSTEMS = ("gkd", "chunked", "sft", "ours")
 WARM_UP_STEPS = 2
@@ -85,16 +86,15 @@ def check(work: Path, systems: Sequence[str]) -> bool:
 
 
 def measure(work: Path, precision: str, options: argparse.Namespace) -> Runs:
-    """All rounds of one precision; each round begins with another system."""
+    """All rounds of one precision."""
     systems: list[str] = options.systems
     batches = batches_of(work, options.steps)
+    settings = [setting_for(system, work, precision, batches, WARM_UP_STEPS) for system in systems]
     runs: Runs = {system: [] for system in systems}
     for number in range(options.rounds):
-        start = number % len(systems)
-        for system in systems[start:] + systems[:start]:
-            runs[system].append(launch(setting_for(system, work, precision, batches, WARM_UP_STEPS)))
-            last = runs[system][-1]
-            print(f"  {precision} round {number + 1} {system:8} {last['tokens_per_second']:.1f} tokens/s", flush=True)
+        for system, result in zip(systems, train_in_turn(settings), strict=True):
+            runs[system].append(result)
+            print(f"  {precision} round {number + 1} {system:8} {result['tokens_per_second']:.1f} tokens/s", flush=True)
     return runs
 
 

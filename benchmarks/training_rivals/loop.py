@@ -24,6 +24,7 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 
 from benchmarks.training_rivals.setting import Setting
+from benchmarks.training_rivals.turns import wait_for_turn
 from distill_dagster.process import peak_memory_bytes
 
 
@@ -130,18 +131,26 @@ class _Order:
 
 
 class Clock(TrainerCallback):
-    """When training began and when each step had ended, in seconds of a monotonic clock."""
+    """How long each step took, in seconds; between two of them it waits for its turn where that is asked for."""
 
-    def __init__(self) -> None:
-        self.ticks: list[float] = []
+    def __init__(self, *, takes_turns: bool) -> None:
+        self.seconds: list[float] = []
+        self._takes_turns = takes_turns
+        self._began = 0.0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """The first tick."""
-        self.ticks.append(time.perf_counter())
+        """The first step begins."""
+        self._begin()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """One tick a step."""
-        self.ticks.append(time.perf_counter())
+        """One ends and the next begins."""
+        self.seconds.append(time.perf_counter() - self._began)
+        self._begin()
+
+    def _begin(self) -> None:
+        if self._takes_turns:
+            wait_for_turn()
+        self._began = time.perf_counter()
 
 
 def train_and_report(trainer: Any, setting: Setting, preparing_s: float = 0.0) -> None:
@@ -149,7 +158,7 @@ def train_and_report(trainer: Any, setting: Setting, preparing_s: float = 0.0) -
 
     `preparing_s` is time that went before and belongs to training.
     """
-    clock = Clock()
+    clock = Clock(takes_turns=setting.takes_turns)
     trainer.batches, trainer.epochs = setting.batches, setting.epochs
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(clock)
@@ -158,20 +167,20 @@ def train_and_report(trainer: Any, setting: Setting, preparing_s: float = 0.0) -
     trainer.train()
     seconds = time.perf_counter() - started + preparing_s
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    report(setting, losses, clock.ticks, seconds)
+    report(setting, losses, clock.seconds, seconds)
     if setting.save_to:
         trainer.model.save_pretrained(setting.save_to)
         AutoTokenizer.from_pretrained(Path(setting.work) / "base").save_pretrained(setting.save_to)
 
 
-def report(setting: Setting, losses: list[float], ticks: list[float], seconds: float) -> None:
-    """Prints the result of a run; a step's completion tokens are those that its loss saw."""
+def report(setting: Setting, losses: list[float], steps: list[float], seconds: float) -> None:
+    """Prints the result of a run, whose steps took so long; a step's completion tokens are those its loss saw."""
     rows = load_rows(setting)
     tokens = [
         sum(len(rows[row]["input_ids"]) - rows[row]["prompt_tokens"] for row in batch) for batch in setting.batches
     ]
     first = setting.warm_up_steps
-    measured = ticks[-1] - ticks[first] if len(tokens) > first else 0.0
+    measured = sum(steps[first:])
     result = {
         "system": setting.system,
         "precision": setting.precision,

@@ -40,6 +40,7 @@ class Setting:
         captured: folder that `capture` filled; ours only.
         save_to: where the trained student goes; None keeps none.
         epochs: how many passes over the rows `batches` are, all of one length.
+        takes_turns: whether it waits before each step until it is told to go on (`turns`).
     """
 
     system: System
@@ -56,11 +57,18 @@ class Setting:
     captured: str | None = None
     save_to: str | None = None
     epochs: int = 1
+    takes_turns: bool = False
 
     @classmethod
     def from_command_line(cls) -> "Setting":
         """The setting whose file is the process's only argument."""
         return cls(**json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+
+    def write(self) -> Path:
+        """Into a file that `from_command_line` reads."""
+        path = Path(self.work) / f"setting-{self.system}.json"
+        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        return path
 
 
 def launch(setting: Setting) -> dict[str, Any]:
@@ -69,9 +77,7 @@ def launch(setting: Setting) -> dict[str, Any]:
     Raises:
         SystemExit: it failed; what it wrote to stderr is shown.
     """
-    path = Path(setting.work) / "setting.json"
-    path.write_text(json.dumps(asdict(setting)), encoding="utf-8")
-    return run_module(setting.system, str(path), threads=setting.threads)
+    return run_module(setting.system, str(setting.write()), threads=setting.threads)
 
 
 def run_module(name: str, *arguments: str, threads: int = THREADS) -> dict[str, Any]:
@@ -80,19 +86,28 @@ def run_module(name: str, *arguments: str, threads: int = THREADS) -> dict[str, 
     Raises:
         SystemExit: it failed; what it wrote to stderr is shown.
     """
-    environment = {
+    command, environment = command_of(name, *arguments), environment_of(threads)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{name} failed with status {done.returncode}:\n{done.stderr[-4000:]}")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def command_of(name: str, *arguments: str) -> list[str]:
+    """What starts a module of this package."""
+    return [sys.executable, "-m", f"benchmarks.training_rivals.{name}", *arguments]
+
+
+def environment_of(threads: int) -> dict[str, str]:
+    """Of every process that is measured."""
+    return {
         **os.environ,
         "OMP_NUM_THREADS": str(threads),
         "HF_HUB_OFFLINE": "1",
         "TRL_EXPERIMENTAL_SILENCE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    command = [sys.executable, "-m", f"benchmarks.training_rivals.{name}", *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{name} failed with status {done.returncode}:\n{done.stderr[-4000:]}")
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
 
 
 def make_batches(lengths: Sequence[int], seed: int, epoch: int, size: int = BATCH_SIZE) -> list[list[int]]:
