@@ -16,7 +16,7 @@ demo: setup
 
 test: setup
 	@$(BIN)/python assets/faq/get_model.py
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile -m "not demo"
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not demo"
 	@$(BIN)/pytest -q -m demo
 
 check: setup

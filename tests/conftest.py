@@ -11,6 +11,15 @@ from tests.fakes.anthropic_server import KEY, AnthropicServer, anthropic_server
 from tests.tiny import make_tiny_model
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files whose tests may take longest come first, so that processes that share the tests end together."""
+    limits: dict[Path, float] = {}
+    for item in items:
+        limit = item.get_closest_marker("timeout")
+        limits[item.path] = max(limits.get(item.path, 0.0), limit.args[0] if limit else 0.0)
+    items.sort(key=lambda item: -limits[item.path])
+
+
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test sees this machine's projects, keys or Dagster instance."""

@@ -18,6 +18,8 @@ from distill_dagster.project import Distillation, find_project
 from distill_dagster.students.build import read_student
 from distill_dagster.teachers.store.responses import ResponseStore
 
+pytestmark = pytest.mark.timeout(600)
+
 TOPICS = ("birds", "fish", "trees")
 SPEC = """type: distill_dagster.Distillation
 attributes:
