@@ -9,11 +9,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 
 from distill_dagster.students.fused_gradients import fuse_gradients, part_gradients
-from distill_dagster.students.packed_reading import can_pack, pack_attention
+from distill_dagster.students.packed_reading import Packing, can_pack, packed_attention
 
-FLOAT32_ATTENTION = "distill_float32_sdpa"
-PACKED_ATTENTION = "distill_packed_sdpa"
-PACKED_FLOAT32_ATTENTION = "distill_packed_float32_sdpa"
+ATTENTION = "distill_sdpa"
 
 
 def quicken(model: PreTrainedModel, *, bf16: bool, alone: bool) -> bool:
@@ -24,7 +22,7 @@ def quicken(model: PreTrainedModel, *, bf16: bool, alone: bool) -> bool:
     - Gradients of weights are added where they are formed (`fused_gradients`): the head's always, the other layers' in
       float32.
     - A batch is read as one sequence, no row padded (`packed_reading`), where the model allows it.
-    - Under bfloat16 autocast attention runs in float32: torch's CPU kernel takes about twice as long in bfloat16
+    - Attention runs in float32 under bfloat16 autocast too: torch's CPU kernel takes about twice as long in bfloat16
       at the lengths of short answers (torch 2.14).
 
     Args:
@@ -40,26 +38,42 @@ def quicken(model: PreTrainedModel, *, bf16: bool, alone: bool) -> bool:
     if alone:
         fuse_gradients(model, head, products=not bf16)
     packs = can_pack(model)
-    if packs and bf16:
-        pack_attention(model, float32_attention, PACKED_FLOAT32_ATTENTION)
-    elif packs:
-        pack_attention(model, sdpa_attention_forward, PACKED_ATTENTION)
-    elif bf16 and model.config.get_text_config()._attn_implementation == "sdpa":
-        AttentionInterface.register(FLOAT32_ATTENTION, float32_attention)
-        AttentionMaskInterface.register(FLOAT32_ATTENTION, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
-        model.set_attn_implementation(FLOAT32_ATTENTION)
+    if packs or (bf16 and model.config.get_text_config()._attn_implementation == "sdpa"):
+        AttentionInterface.register(ATTENTION, attention)
+        AttentionMaskInterface.register(ATTENTION, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+        model.set_attn_implementation(ATTENTION)
     return packs
 
 
-def float32_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: Any
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    packing: Packing | None = None,
+    **settings: Any,
 ) -> tuple[Tensor, None]:
-    """Scaled dot-product attention in float32; returns the precision it was given."""
-    if mask is not None and mask.dtype is not torch.bool:
-        mask = mask.float()
+    """Scaled dot-product attention in float32 at least, as transformers calls it; returns the precision it was given.
+
+    Args:
+        query: [batch, heads, time, size]; key and value alike, of as many heads or fewer.
+        mask: None, or [batch, 1, time, time]: True where a token looks, or what is added to scores.
+        packing: of the rows that a batch of one sequence consists of; the mask is not read then.
+
+    Returns:
+        [batch, time, heads, size], and no weights.
+    """
+    precise = torch.promote_types(query.dtype, torch.float32)
     with torch.autocast(query.device.type, enabled=False):
-        output, _ = sdpa_attention_forward(module, query.float(), key.float(), value.float(), mask, **settings)
-    return output.to(query.dtype), None
+        states = query.to(precise), key.to(precise), value.to(precise)
+        if packing is None:
+            added = mask if mask is None or mask.dtype is torch.bool else mask.to(precise)
+            output, _ = sdpa_attention_forward(module, *states, added, **settings)
+        else:
+            scale, dropout = settings.get("scaling"), settings.get("dropout", 0.0)
+            output = packed_attention(*states, packing, scale=scale, dropout=dropout)
+        return output.to(query.dtype), None
 
 
 def plain_again(model: PreTrainedModel) -> None:
@@ -68,6 +82,5 @@ def plain_again(model: PreTrainedModel) -> None:
     if isinstance(embedding, nn.Embedding):
         embedding.sparse = False
     part_gradients(model)
-    ours = {FLOAT32_ATTENTION, PACKED_ATTENTION, PACKED_FLOAT32_ATTENTION}
-    if model.config.get_text_config()._attn_implementation in ours:
+    if model.config.get_text_config()._attn_implementation == ATTENTION:
         model.set_attn_implementation("sdpa")

@@ -5,7 +5,6 @@ causal model treats tokens one by one, and on a CPU few large products are faste
 """
 
 import inspect
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, cast
@@ -14,18 +13,13 @@ import torch
 from torch import Tensor, unflatten
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, PreTrainedModel
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+from transformers import PreTrainedModel
 
 from distill_dagster.logits.projection import CompletionBatch, can_share_prefix
 
 ROUND_LENGTH = 64
 """In bfloat16 oneDNN prepares a product for one number of tokens, which takes several times as long as forming it once;
 so that few numbers come up, a sequence is filled up to a multiple of this."""
-
-Attention = Callable[..., tuple[Tensor, None]]
-"""What transformers calls an attention interface: (module, query, key, value [batch, heads, time, size], mask,
-**settings) → [batch, time, heads, size]."""
 
 
 @dataclass(frozen=True)
@@ -179,47 +173,15 @@ def _side_by_side(sequence: Tensor, packing: Packing, with_beginning: bool) -> T
 
 
 def can_pack(model: PreTrainedModel) -> bool:
-    """Whether `pack_attention` suits a model: full, uncapped attention by torch in every layer, at told positions."""
+    """Whether `packed_attention` is a model's: full, uncapped attention by torch in every layer, at told positions."""
     config = model.config.get_text_config()
     told = "position_ids" in inspect.signature(cast(Any, model).base_model.forward).parameters
     uncapped = getattr(config, "attn_logit_softcapping", None) is None
     return told and uncapped and config._attn_implementation == "sdpa" and can_share_prefix(model)
 
 
-def pack_attention(model: PreTrainedModel, attention: Attention, name: str) -> None:
-    """Has a model's attention lay rows side by side where it is given a `packing`, and be `attention` else.
-
-    Of packed rows it is formed in float32 at least: torch's kernel for a CPU takes about twice as long in bfloat16 at
-    the lengths of short answers (torch 2.14).
-
-    Args:
-        name: under which transformers knows it; always the same for the same `attention`.
-    """
-
-    def forward(
-        module: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor | None,
-        packing: Packing | None = None,
-        **settings: Any,
-    ) -> tuple[Tensor, None]:
-        if packing is None:
-            return attention(module, query, key, value, mask, **settings)
-        precise = torch.promote_types(query.dtype, torch.float32)
-        told = {"scale": settings.get("scaling"), "dropout": settings.get("dropout", 0.0)}
-        with torch.autocast(query.device.type, enabled=False):
-            output = packed_attention(query.to(precise), key.to(precise), value.to(precise), packing, **told)
-            return output.to(query.dtype), None
-
-    AttentionInterface.register(name, forward)
-    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
-    model.set_attn_implementation(name)
-
-
 def packed_hidden_before(model: PreTrainedModel, batch: CompletionBatch, multiple: int = 1) -> Tensor:
-    """As `logits.projection.hidden_before`, in one pass; the model's attention must have been packed.
+    """As `logits.projection.hidden_before`, in one pass, by a model that `cpu_speed.quicken` has prepared.
 
     Args:
         multiple: the sequence is filled up to a multiple of so many tokens.
