@@ -5,7 +5,7 @@
 
 SmolLM2-135M-Instruct teaches its 16 most influential layers on the demo's rows. All systems see the same batches in
 the same order, with the same precision, optimiser and schedule, each in a process of its own. A round trains all of
-them once, step by step in turn, so that a machine whose pace changes changes it for all. Timing begins after two steps,
+them once, step by step in turn, so that a change of the machine's pace meets all alike. Timing begins after two steps,
 the batch of the longest row among them, and leaves out loading. What capturing cost, once for all trainings, is printed
 beside. `--check` compares everybody's loss on the first batch with one formed in the plainest way.
 """
@@ -29,12 +29,13 @@ from benchmarks.training_rivals.turns import train_in_turn  # noqa: E402
 
 SYSTEMS = ("gkd", "chunked", "sft", "ours")
 WARM_UP_STEPS = 2
-TOLERANCE = 1e-3
+# ours is an estimate by draws from the teacher's tail
+TOLERANCE = {"gkd": 1e-3, "chunked": 1e-3, "sft": 1e-3, "ours": 1e-2}
 EXPECTED = {
     "gkd": "forward_kl",
     "chunked": "forward_kl",
     "sft": "cross_entropy",
-    "ours": "forward_kl_of_top_k",
+    "ours": "cross_entropy_to_teacher",
 }
 Runs = dict[str, list[dict[str, Any]]]
 
@@ -77,7 +78,7 @@ def check(work: Path, systems: Sequence[str]) -> bool:
     for system in systems:
         loss = launch(setting_for(system, work, "fp32", batches, 0))["losses"][0]
         expected = plain[EXPECTED[system]]
-        agrees = abs(loss - expected) < TOLERANCE
+        agrees = abs(loss - expected) < TOLERANCE[system]
         right = right and agrees
         print(
             f"{system:8} {loss:.5f}  {EXPECTED[system]} {expected:.5f}  {'agrees' if agrees else 'DIFFERS'}", flush=True
