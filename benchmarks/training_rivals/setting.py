@@ -88,9 +88,18 @@ def run_module(name: str, *arguments: str, threads: int = THREADS) -> dict[str, 
     """
     command, environment = command_of(name, *arguments), environment_of(threads)
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{name} failed with status {done.returncode}:\n{done.stderr[-4000:]}")
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result_of(name, done.returncode, done.stdout, done.stderr)
+
+
+def result_of(name: str, status: int, output: str, errors: str) -> dict[str, Any]:
+    """The JSON object of a module's last line.
+
+    Raises:
+        SystemExit: it failed; what it wrote to stderr is shown.
+    """
+    if status:
+        raise SystemExit(f"{name} failed with status {status}:\n{errors[-4000:]}")
+    result: dict[str, Any] = json.loads(output.splitlines()[-1])
     return result
 
 

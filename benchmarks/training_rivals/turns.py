@@ -1,6 +1,5 @@
 """Systems that train side by side, each in a process of its own, of which one makes a step while the others wait."""
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -9,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import IO, Any
 
-from benchmarks.training_rivals.setting import ROOT, Setting, command_of, environment_of
+from benchmarks.training_rivals.setting import ROOT, Setting, command_of, environment_of, result_of
 
 _WAITING = "waiting for its turn"
 
@@ -74,18 +73,16 @@ class _System:
         for line in self._process.stdout:
             if line.strip() == _WAITING:
                 return
-        self._fail()
+        status, _, errors = self._end()
+        raise SystemExit(f"{self._name} ended before its last step, with status {status}:\n{errors[-4000:]}")
 
     def result(self) -> dict[str, Any]:
         """What the last line says, after the last step."""
         self.go_on()
-        written, _ = self._process.communicate()
-        if self._process.returncode:
-            self._fail()
-        result: dict[str, Any] = json.loads(written.splitlines()[-1])
-        return result
+        return result_of(self._name, *self._end())
 
-    def _fail(self) -> None:
-        status = self._process.wait()
+    def _end(self) -> tuple[int, str, str]:
+        """Status, output and errors of the process, for which it waits."""
+        output, _ = self._process.communicate()
         self._errors.seek(0)
-        raise SystemExit(f"{self._name} failed with status {status}:\n{self._errors.read()[-4000:]}")
+        return self._process.returncode, output, self._errors.read()
